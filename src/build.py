@@ -1,0 +1,46 @@
+"""From a resolved config to its parts: the only place that solves `match_params` and `match_macs`."""
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from torch import nn
+
+from src.models.cost import match_macs, match_params
+
+
+def solve_width(model: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The model config with `channels` solved for `match_params` or `match_macs` (at size x size), both then null.
+
+    Raises ValueError when both are set, or no width meets the budget within 2 %.
+    """
+    config = dict(model)
+    params, macs = config.pop("match_params", None), config.pop("match_macs", None)
+    if params and macs:
+        raise ValueError(f"model.match_params={params} and model.match_macs={macs} are both set. Choose one.")
+    if params or macs:
+        arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+        build = functools.partial(get_class(config["_target_"]), **arguments)
+        shape = (1, config["in_channels"], size, size)
+        config["channels"] = list(match_params(build, int(params)) if params else match_macs(build, int(macs), shape))
+    return config | {"match_params": None, "match_macs": None} if "match_params" in model else config
+
+
+def build_net(model: Mapping[str, Any], *, quiet: bool = False) -> nn.Module:
+    """The network of a solved model config, with fresh weights; `quiet` for one that was announced before."""
+    config = {key: value for key, value in model.items() if key not in ("match_params", "match_macs")}
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+        net = instantiate(config)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def pin_threads(threads: int | None) -> int:
+    """Sets torch's CPU threads, or keeps its choice; returns the number, for which results are bit-identical."""
+    torch.set_num_threads(int(threads) if threads else torch.get_num_threads())
+    return torch.get_num_threads()

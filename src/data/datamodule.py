@@ -1,0 +1,227 @@
+"""SegmentationDataModule: from a dataset on disk and a named split to batches of uint8 images and masks.
+
+A batch is a dict: `image` (B, 3, S, S) uint8, `mask` (B, 1, S, S) uint8 of 0 and 1, `id` a list of str. It travels to
+the device as bytes and is normalised there.
+"""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.utilities.seed import pl_worker_init_function
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.decode import read_image, read_mask
+from src.data.pairs import Pair
+from src.data.sampler import EpochSampler
+from src.data.splits import Split, find_absent, load_split
+from src.data.transforms import CROPS, augment, crop, make_augment, resize_image, resize_mask, sample_key
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SHOWN = 5  # ids named in an error before it only counts
+
+
+class SegmentationDataModule(pl.LightningDataModule):
+    """Base of every dataset; a subclass says where its pairs are (`find_pairs`) and how its masks read (`foreground`).
+
+    Args:
+        root: the dataset's folder.
+        size: side of the square that images are resized to, in px.
+        split: name of a committed manifest of this dataset (`python -m src.data.splits` lists them).
+        batch_size, num_workers: of the loaders; num_workers=None takes one per core but one, at most 8.
+        crop: training crop mode: full, lesion or mixed. Validation and test always see the whole image.
+        augment: probabilities and limits of `src.data.transforms.make_augment`.
+        seed: of the sample order and of the augmentation.
+        mean, std: of the normalisation, per channel, of values in 0..1.
+
+    Raises:
+        ValueError: an unknown crop mode or split; from `setup`, images of a needed part that are absent on disk.
+    """
+
+    dataset = ""
+    foreground = "auto"
+    caveat: str | None = None  # what a reader of a score on this data must be told
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        size: int = 256,
+        split: str = "official",
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        crop: str = "full",
+        augment: Mapping[str, float] | None = None,
+        seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        if crop not in CROPS:
+            raise ValueError(f"data.crop={crop!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
+        if size < 32 or batch_size < 1:
+            raise ValueError(f"data.size={size} must be at least 32 and data.batch_size={batch_size} at least 1.")
+        self.root, self.split_name = Path(root), split
+        self.size, self.batch_size, self.seed, self.crop = (size, size), batch_size, seed, crop
+        self.num_workers = min(8, max(0, available_cores() - 1)) if num_workers is None else num_workers
+        self.augment = make_augment(**(augment or {}))
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._split: Split | None = None
+        self._pairs: dict[str, Pair] | None = None
+
+    # -- what a subclass answers ------------------------------------------------------------------
+
+    def find_pairs(self) -> dict[str, Pair]:
+        """id -> image and mask file, of everything that lies under `root`."""
+        raise NotImplementedError
+
+    def make_split(self) -> Split:
+        """The split called `split`; a committed manifest unless a dataset makes its own."""
+        return load_split(self.dataset, self.split_name)
+
+    def ids_on_disk(self) -> set[str]:
+        return set(self.pairs)
+
+    def load(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Native-size image (H, W, 3) uint8 and mask (H, W) uint8 of 0 and 1."""
+        pair = self.pairs[sample_id]
+        image, mask = read_image(pair.image), read_mask(pair.mask, self.foreground)
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"{sample_id}: the image is {image.shape[0]}x{image.shape[1]}, "
+                f"its mask {mask.shape[0]}x{mask.shape[1]} ({pair.image}, {pair.mask}). Give both the same size."
+            )
+        return image, mask
+
+    # -- the split --------------------------------------------------------------------------------
+
+    @property
+    def pairs(self) -> dict[str, Pair]:
+        if self._pairs is None:
+            self._pairs = self.find_pairs()
+        return self._pairs
+
+    @property
+    def split(self) -> Split:
+        if self._split is None:
+            self._split = self.make_split()
+        return self._split
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """part name -> ids: `train`, `val` and those whose names start with `test`."""
+        return self.split.parts
+
+    def absent(self, part: str) -> list[str]:
+        """The ids of `part` that are not on disk."""
+        return find_absent(self.split, part, self.ids_on_disk())
+
+    def unlisted(self) -> list[str]:
+        """Ids on disk that no part of the split names."""
+        return sorted(self.ids_on_disk().difference(*self.parts.values()))
+
+    def require(self, part: str) -> tuple[str, ...]:
+        """The ids of `part`; ValueError that names the absent ones, or the possible parts."""
+        if part not in self.parts:
+            raise ValueError(
+                f"split {self.split.name!r} of {self.dataset} has no part {part!r}. Possible: {', '.join(self.parts)}."
+            )
+        ids, absent = self.parts[part], self.absent(part)
+        if absent or not ids:
+            named = ", ".join(absent[:SHOWN]) + (f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else "")
+            raise ValueError(
+                f"{self.dataset}, split {self.split.name!r}, part {part!r}: {len(absent)} of {len(ids)} images are not "
+                f"under {self.root}{': ' + named if absent else ''}. Put them there, or choose a split of what is "
+                "there (data.split=holdout)."
+            )
+        return ids
+
+    # -- Lightning --------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        for part in ("train", "val"):
+            self.require(part)
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = SampleDataset(self, self.parts["train"], training=True)
+        epoch, skip = self._position(len(dataset))
+        return self._loader(dataset, EpochSampler(len(dataset), seed=self.seed, epoch=epoch, skip=skip))
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(SampleDataset(self, self.parts["val"], training=False), None)
+
+    def _position(self, length: int) -> tuple[int, int]:
+        """(epoch, samples already seen in it) where a resumed Trainer goes on; these are Lightning's internals, and
+        tests/test_resume.py fails when they change."""
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.processed
+        batches = -(-length // self.batch_size)
+        return loop.epoch_progress.current.processed, done * self.batch_size if done < batches else 0
+
+    def _loader(self, dataset: Dataset, sampler: EpochSampler | None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=init_worker,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class SampleDataset(Dataset):
+    """(epoch, index) -> one sample in training, where crop and augmentation are keyed by it; index -> one otherwise."""
+
+    def __init__(self, source: SegmentationDataModule, ids: Sequence[str], *, training: bool):
+        # not the datamodule itself: it holds the trainer, which must not travel into workers
+        self.load, self.ids, self.training = source.load, ids, training
+        self.size, self.seed, self.crop, self.compose = source.size, source.seed, source.crop, source.augment
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample_id = self.ids[index]
+        image, mask = self.load(sample_id)
+        if self.training:
+            random = sample_key(self.seed, epoch, sample_id)
+            image, mask = crop(image, mask, self.crop, np.random.default_rng(random))
+        image, mask = resize_image(image, self.size), resize_mask(mask, self.size)
+        if self.training:
+            image, mask = augment(image, mask, self.compose, random)
+        return {
+            "id": sample_id,
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "mask": torch.from_numpy(np.ascontiguousarray(mask[None])),
+        }
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": [sample["id"] for sample in samples],
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "mask": torch.stack([sample["mask"] for sample in samples]),
+    }
+
+
+def init_worker(worker_id: int) -> None:
+    """Workers leave signals to the main process (they inherit its handlers) and use one thread each."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    pl_worker_init_function(worker_id)
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,124 @@
+"""The datasets: each says where its pairs are and how its masks read. A new one needs no more than that."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from src.data.datamodule import SegmentationDataModule
+from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
+from src.data.splits import Split, holdout, isic2018_official
+from src.data.synthetic import KINDS, generate
+
+
+class KvasirSEG(SegmentationDataModule):
+    """Kvasir-SEG (Jha et al., MMM 2020): 1000 polyps. JPEG masks with lossy edges, cut at 127."""
+
+    dataset = "kvasir_seg"
+    foreground = "threshold"
+
+    def find_pairs(self) -> dict[str, Pair]:
+        return kvasir_seg_pairs(self.root)
+
+
+class ISIC2018(SegmentationDataModule):
+    """ISIC 2018 task 1 (Codella et al., arXiv:1902.03368): skin lesions. `official` is the archive's folders."""
+
+    dataset = "isic2018"
+    foreground = "binary"
+
+    def find_pairs(self) -> dict[str, Pair]:
+        if not isic2018_parts(self.root):
+            self.caveat = (
+                "ISIC 2018 in the plain layout: if these are resized, centre-cropped copies and not the archive's full "
+                "frames, scores on them do not compare with papers"
+            )
+        return isic2018_pairs(self.root)
+
+    def make_split(self) -> Split:
+        if self.split_name == "official":
+            return isic2018_official(isic2018_parts(self.root))
+        return super().make_split()
+
+
+class GlaS(SegmentationDataModule):
+    """GlaS (MICCAI 2015): glands, masks as instance label maps; testA and testB are reported apart."""
+
+    dataset = "glas"
+    foreground = "instances"
+
+    def find_pairs(self) -> dict[str, Pair]:
+        return glas_pairs(self.root)
+
+
+class Folder(SegmentationDataModule):
+    """Any tree of `images` and `masks`, paired by stem; split by a seeded hold-out over the ids.
+
+    `mask` says how masks read: auto, binary ({0,1} or {0,255}), threshold (> 127) or instances (> 0).
+    """
+
+    dataset = "folder"
+
+    def __init__(
+        self,
+        *,
+        images: str = "images",
+        masks: str = "masks",
+        mask_suffix: str = "",
+        mask: str = "auto",
+        val: float = 0.1,
+        test: float = 0.1,
+        split_seed: int = 0,
+        **common: Any,  # the base's arguments, checked there
+    ):
+        super().__init__(split="holdout", **common)
+        self.foreground = mask
+        self.folders = {"images": images, "masks": masks, "mask_suffix": mask_suffix}
+        self.fractions = {"val": val, "test": test, "seed": split_seed}
+
+    def find_pairs(self) -> dict[str, Pair]:
+        return folder_pairs(self.root, **self.folders)
+
+    def make_split(self) -> Split:
+        return holdout(self.pairs, name=self.split_name, dataset=self.dataset, **self.fractions)
+
+
+class Synthetic(SegmentationDataModule):
+    """Generated images that look like the task, made in memory: the default, so that nothing needs downloading.
+
+    `kinds` are drawn in turn; `counts` are the images of train, val and test; `native_size` is (H, W).
+    """
+
+    dataset = "synthetic"
+
+    def __init__(
+        self,
+        *,
+        kinds: Sequence[str] = KINDS,
+        counts: Sequence[int] = (240, 60, 60),
+        native_size: Sequence[int] = (160, 192),
+        data_seed: int = 0,
+        **common: Any,  # the base's arguments, checked there
+    ):
+        super().__init__(root="(generated)", split="generated", **common)
+        if wrong := set(kinds) - set(KINDS):
+            raise ValueError(f"data.kinds={sorted(wrong)} cannot be generated. Possible: {', '.join(KINDS)}.")
+        self.kinds, self.counts, self.native_size = tuple(kinds), tuple(counts), tuple(native_size)
+        self.data_seed = data_seed
+        self._made: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def ids_on_disk(self) -> set[str]:
+        return set().union(*self.parts.values())
+
+    def make_split(self) -> Split:
+        ids = [f"{self.kinds[i % len(self.kinds)]}_{i:05d}" for i in range(sum(self.counts))]
+        train, val, _ = self.counts
+        parts = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
+        return Split(self.split_name, self.dataset, {part: tuple(members) for part, members in parts.items()})
+
+    def load(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        if sample_id not in self._made:
+            kind, number = sample_id.split("_")
+            image, labels = generate(kind, int(number), size=self.native_size, seed=self.data_seed)
+            self._made[sample_id] = image, (labels > 0).astype(np.uint8)
+        return self._made[sample_id]

@@ -1,0 +1,253 @@
+"""Where the files of a dataset lie, and which mask belongs to which image.
+
+Image and mask pair by id, made from their names, never by their place in two listings. Each finder reads the plain
+layout (images/ beside masks/) and that of the official archive. What stays without a partner is an error: a mask left
+out in silence is a changed dataset.
+"""
+
+import csv
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+KVASIR_SEG_ARCHIVE = "Kvasir-SEG"
+GLAS_ARCHIVE = "Warwick QU Dataset (Released 2016_07_08)"
+ISIC2018_PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
+NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with its mask; `id` is unique in its dataset and the same in every layout."""
+
+    id: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Two folders, which may be one, and the endings that names carry behind the id."""
+
+    images: Path
+    masks: Path
+    mask_suffix: str = ""
+    ignored_suffixes: tuple[str, ...] = ()
+
+    def exists(self) -> bool:
+        return self.images.is_dir() and self.masks.is_dir()
+
+
+def kvasir_seg_pairs(root: str | Path) -> dict[str, Pair]:
+    """id (file stem) -> Pair. ValueError: nothing found at `root`, unpaired files, duplicate ids."""
+    root = Path(root)
+    sources = [_Source(place / "images", place / "masks") for place in (root, root / KVASIR_SEG_ARCHIVE)]
+    layouts = ["images/<id>.jpg with masks/<id>.jpg", f"{KVASIR_SEG_ARCHIVE}/images/<id>.jpg with the same in masks/"]
+    return _pair("kvasir_seg", root, [_the_one("kvasir_seg", root, sources, layouts)])
+
+
+def isic2018_pairs(root: str | Path) -> dict[str, Pair]:
+    """id (ISIC_0000000) -> Pair, over all parts that are there. ValueError as `kvasir_seg_pairs`."""
+    root = Path(root)
+    plain = _Source(root / "images", root / "masks", "_segmentation", ("_superpixels",))
+    official = _isic2018_official(root)
+    if plain.exists() and official:
+        raise ValueError(
+            f"isic2018: {root} holds both the plain images/ and the official archive folders, and which one is meant "
+            "cannot be told; move one of them away"
+        )
+    layouts = [
+        "images/ISIC_<n>.jpg with masks/ISIC_<n>_segmentation.png",
+        "ISIC2018_Task1-2_<part>_Input/ with ISIC2018_Task1_<part>_GroundTruth/, <part> Training, Validation or Test",
+    ]
+    return _pair("isic2018", root, list(official.values()) or [_the_one("isic2018", root, [plain], layouts)])
+
+
+def isic2018_parts(root: str | Path) -> dict[str, list[str]]:
+    """part ("train", "val", "test") -> sorted ids, by the archive folder they lie in; {} for the plain layout.
+
+    A part whose folders are absent is no key. ValueError as `isic2018_pairs`.
+    """
+    root = Path(root)
+    sources = _isic2018_official(root)
+    return {part: list(_pair("isic2018", root, [source])) for part, source in sources.items()}
+
+
+def glas_pairs(root: str | Path) -> dict[str, Pair]:
+    """id (train_1, testA_1, ...) -> Pair. ValueError as `kvasir_seg_pairs`."""
+    root = Path(root)
+    archive = _glas_archive(root)
+    layouts = [
+        "images/train_<n>.bmp with masks/train_<n>_anno.bmp",
+        f"{GLAS_ARCHIVE}/train_<n>.bmp with train_<n>_anno.bmp",
+    ]
+    sources = [_Source(root / "images", root / "masks", "_anno")]
+    if archive is not None:
+        sources.append(_Source(archive, archive, "_anno"))
+    return _pair("glas", root, [_the_one("glas", root, sources, layouts)])
+
+
+def glas_patients(root: str | Path) -> dict[str, str]:
+    """id -> patient, from Grade.csv: of all 165 images, absent ones too. ValueError: no such file or columns."""
+    root = Path(root)
+    places = [root / "Grade.csv", root / GLAS_ARCHIVE / "Grade.csv"]
+    table = next((place for place in places if place.is_file()), None)
+    if table is None:
+        raise ValueError(
+            f"glas: no Grade.csv in {root} or in {GLAS_ARCHIVE}/ there, and patients are known from it alone; "
+            "copy it from the archive"
+        )
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = [{str(k).strip().lower(): str(v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
+    # by column name: releases differ in the order of the columns, and blanks stand before names and values
+    if not rows or not {"name", "patient id"} <= rows[0].keys():
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise ValueError(f"{table}: columns 'patient ID' and 'name' are required, found {found}; restore the file")
+    return {row["name"]: row["patient id"] for row in rows if row["name"]}
+
+
+def folder_pairs(
+    root: str | Path, *, images: str = "images", masks: str = "masks", mask_suffix: str = ""
+) -> dict[str, Pair]:
+    """id (path below the image folder, posix, without file suffix) -> Pair, for any tree of image files.
+
+    The mask of images/a/b.jpg is masks/a/b<mask_suffix>.<any image suffix>. Both folders may be one if `mask_suffix` is
+    given. Hidden files and links to folders are passed over. ValueError as `kvasir_seg_pairs`.
+    """
+    root = Path(root)
+    source = _Source(root / images, root / masks, mask_suffix)
+    if source.images == source.masks and not mask_suffix:
+        raise ValueError(f"folder: images and masks both lie in {source.images}; set mask_suffix to tell them apart")
+    layouts = [f"{images}/**/<name>.<image suffix> with {masks}/**/<name>{mask_suffix}.<image suffix>"]
+    return _pair("folder", root, [_the_one("folder", root, [source], layouts)])
+
+
+# ---- which layout
+
+
+def _isic2018_official(root: Path) -> dict[str, _Source]:
+    sources = {
+        part: _Source(
+            root / f"ISIC2018_Task1-2_{name}_Input",
+            root / f"ISIC2018_Task1_{name}_GroundTruth",
+            "_segmentation",
+            ("_superpixels",),
+        )
+        for part, name in ISIC2018_PARTS.items()
+    }
+    if root.name in {folder.name for source in sources.values() for folder in (source.images, source.masks)}:
+        return _isic2018_official(root.parent)  # the archives lie side by side: one of them stands for all
+    half = [source for source in sources.values() if source.images.is_dir() != source.masks.is_dir()]
+    if half:
+        folders = [folder.name for source in half for folder in (source.images, source.masks) if not folder.is_dir()]
+        raise ValueError(
+            f"isic2018: {root} lacks {', '.join(folders)}; unpack it beside its other half, or move that away"
+        )
+    return {part: source for part, source in sources.items() if source.exists()}
+
+
+def _glas_archive(root: Path) -> Path | None:
+    for place in (root, root / GLAS_ARCHIVE):
+        if place.is_dir() and next(place.glob("*_anno.bmp"), None):
+            return place
+    return None
+
+
+def _the_one(dataset: str, root: Path, sources: Sequence[_Source], layouts: Sequence[str]) -> _Source:
+    found = [source for source in sources if source.exists()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        places = " and ".join(str(source.images) for source in found)
+        raise ValueError(f"{dataset}: found twice, in {places}, and which is meant cannot be told; move one away")
+    raise ValueError(
+        f"{dataset}: no such data in {root} ({_contents(root)}). Looked for {', or '.join(layouts)}. Set the place "
+        "with the environment variable EMISNET_DATA (the folder that holds the datasets' folders) or with data.root=..."
+    )
+
+
+def _contents(root: Path) -> str:
+    if not root.is_dir():
+        return "not a folder" if root.exists() else "it does not exist"
+    names = sorted(entry.name for entry in root.iterdir())
+    return "it holds " + _first(names) if names else "it is empty"
+
+
+# ---- which mask
+
+
+@dataclass
+class _Files:
+    """Files by id, and those whose name gives none."""
+
+    by_id: dict[str, list[Path]] = field(default_factory=dict)
+    strays: list[Path] = field(default_factory=list)
+
+    def without(self, others: "_Files") -> list[Path]:
+        return [file for id_, files in self.by_id.items() if id_ not in others.by_id for file in files]
+
+    def duplicates(self) -> list[Path]:
+        return [file for files in self.by_id.values() if len(files) > 1 for file in files]
+
+
+def _pair(dataset: str, root: Path, sources: Iterable[_Source]) -> dict[str, Pair]:
+    images, masks = _Files(), _Files()
+    for source in sources:
+        _collect(source, images, masks)
+    faults = [
+        *_fault("images without a mask", root, images.without(masks)),
+        *_fault("masks without an image", root, masks.without(images) + masks.strays),
+        *_fault("images that share an id", root, images.duplicates()),
+        *_fault("masks that share an id", root, masks.duplicates()),
+    ]
+    if faults:
+        raise ValueError(
+            f"{dataset}: every image needs exactly one mask of its name, in {root} there are {'; '.join(faults)}. Add "
+            "what is missing, rename, or move these files away"
+        )
+    if not images.by_id:
+        raise ValueError(f"{dataset}: the folders in {root} hold no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return {id_: Pair(id_, images.by_id[id_][0], masks.by_id[id_][0]) for id_ in sorted(images.by_id)}
+
+
+def _collect(source: _Source, images: _Files, masks: _Files) -> None:
+    one_folder = source.images == source.masks
+    for file in _image_files(source.images, without=source.masks):
+        if file.stem.endswith(source.ignored_suffixes) or (one_folder and file.stem.endswith(source.mask_suffix)):
+            continue
+        images.by_id.setdefault(_id(file, source.images, ""), []).append(file)
+    for file in _image_files(source.masks, without=source.images):
+        if file.stem.endswith(source.mask_suffix):
+            masks.by_id.setdefault(_id(file, source.masks, source.mask_suffix), []).append(file)
+        elif not one_folder:
+            masks.strays.append(file)
+
+
+def _image_files(folder: Path, *, without: Path) -> list[Path]:
+    """Image files below `folder`, but not those of the other folder where it lies inside this one."""
+    inner = without if folder in without.parents else None
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
+        and not (inner and inner in file.parents)
+        and file.is_file()
+    ]
+
+
+def _id(file: Path, folder: Path, suffix: str) -> str:
+    name = file.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
+    return unicodedata.normalize("NFC", name)  # macOS writes accents as two characters, archives as one
+
+
+def _fault(what: str, root: Path, files: Iterable[Path]) -> list[str]:
+    names = sorted(str(file.relative_to(root)) if file.is_relative_to(root) else str(file) for file in files)
+    return [f"{len(names)} {what}: {_first(names)}"] if names else []
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f", ... and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

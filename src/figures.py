@@ -1,0 +1,69 @@
+"""Pictures of a run: its curves, and a sheet of its best, median and worst masks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+TRUTH, PRED = (64, 220, 90), (255, 70, 70)  # green and red, RGB
+TILE = 256
+
+
+def plot_curves(history: Sequence[Mapping[str, str]], path: Path, monitor: str) -> None:
+    """Loss, Dice and learning rate over epochs, with the best epoch by `monitor` marked."""
+    epochs = [int(row["epoch"]) + 1 for row in history]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    panels = (("loss", ("train/loss", "val/loss")), ("dice", ("train/dice", "val/dice")), ("learning rate", ("lr",)))
+    for axis, (title, names) in zip(axes, panels, strict=True):
+        for name in names:
+            axis.plot(epochs, [float(row[name]) for row in history], marker=".", label=name)
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    watched = [float(row[monitor]) for row in history]
+    best = (np.argmin if monitor.endswith("loss") else np.argmax)(watched)
+    axes[0 if monitor.endswith("loss") else 1].axvline(epochs[best], color="grey", linestyle=":")
+    figure.suptitle(f"best {monitor} {watched[best]:.4f} in epoch {epochs[best]}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int = 2) -> np.ndarray:
+    """A copy of `image` with the border of `mask` drawn in `colour`."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(image.copy(), contours, -1, colour, width)
+
+
+def plot_overlays(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
+    """One row of tiles per group ("worst", "median", "best"); each sample has image, mask, pred, id and dice."""
+    columns = max(len(samples) for samples in groups.values())
+    figure, axes = plt.subplots(
+        len(groups), columns, figsize=(2.6 * columns, 2.9 * len(groups)), layout="constrained", squeeze=False
+    )
+    for row, (name, samples) in zip(axes, groups.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        for axis, sample in zip(row, samples, strict=False):
+            axis.imshow(_tile(sample))
+            axis.set_title(f"{name}  dice {sample['dice']:.3f}\n{sample['id']}", fontsize=8)
+    figure.suptitle(f"{title}: truth green, prediction red", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _tile(sample: Mapping[str, Any]) -> np.ndarray:
+    image = sample["image"]
+    scale = TILE / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    for key, colour in (("mask", TRUTH), ("pred", PRED)):
+        tile = outline(tile, cv2.resize(sample[key].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), colour)
+    return tile

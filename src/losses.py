@@ -1,0 +1,96 @@
+"""Losses on logits, each the mean over images of a loss per image.
+
+Pooling over the batch, as smp's region losses do, lets one large object hide a small one that was missed (a perfect
+large and a missed tiny object: loss 0.001), and smp's give 0 for a false positive on an empty mask. Here every image
+counts the same, and a false positive on an empty mask costs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Logits = Float[Tensor, "b n h w"]
+Target = Float[Tensor, "b n h w"]
+Scalar = Float[Tensor, ""]
+
+
+class TverskyLoss(nn.Module):
+    """(1 - TI)^gamma per image, TI = (TP + s) / (TP + alpha FP + beta FN + s), on soft counts of sigmoid(logits).
+
+    alpha = beta = 1/2 is the Dice loss, alpha = beta = 1 the IoU loss; beta > alpha charges misses more (Salehi et al.,
+    2017); gamma = 3/4 is the focal Tversky loss (Abraham and Khan, 2019, with 1/gamma = 4/3). `smooth` is in pixels.
+    """
+
+    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, gamma: float = 1.0, smooth: float = 1.0):
+        super().__init__()
+        self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
+
+    def forward(self, logits: Logits, target: Target) -> Scalar:
+        probs, target = logits.float().sigmoid().flatten(1), target.float().flatten(1)  # float: sums overflow in fp16
+        tp, fp, fn = (probs * target).sum(1), (probs * (1 - target)).sum(1), ((1 - probs) * target).sum(1)
+        index = (tp + self.smooth) / (tp + self.alpha * fp + self.beta * fn + self.smooth)
+        return (1 - index).clamp(min=1e-7).pow(self.gamma).mean()  # clamp: the root's slope at 0 is infinite
+
+
+class BCELoss(nn.Module):
+    """Binary cross-entropy, mean over pixels; images have one size, so every image counts the same."""
+
+    def forward(self, logits: Logits, target: Target) -> Scalar:
+        return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
+class LovaszLoss(nn.Module):
+    """Lovasz hinge per image (Berman et al., CVPR 2018), by segmentation-models-pytorch with `per_image=True`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from segmentation_models_pytorch.losses import LovaszLoss as PerImageLovasz  # here: the import takes seconds
+
+        self.loss = PerImageLovasz(mode="binary", per_image=True, from_logits=True)
+
+    def forward(self, logits: Logits, target: Target) -> Scalar:
+        return self.loss(logits.float().flatten(0, 1), target.float().flatten(0, 1))
+
+
+class FocalLoss(nn.Module):
+    """Focal loss (Lin et al., ICCV 2017): -alpha_t (1 - p_t)^gamma log p_t, mean over pixels, by smp."""
+
+    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0):
+        super().__init__()
+        from segmentation_models_pytorch.losses import FocalLoss as PixelFocal  # here: the import takes seconds
+
+        self.loss = PixelFocal(mode="binary", alpha=alpha, gamma=gamma)
+
+    def forward(self, logits: Logits, target: Target) -> Scalar:
+        return self.loss(logits.float(), target.float())
+
+
+class WeightedSum(nn.Module):
+    """sum_k weight_k loss_k(logits, target)."""
+
+    def __init__(self, *, losses: Sequence[nn.Module], weights: Sequence[float]):
+        super().__init__()
+        if len(losses) != len(weights):
+            raise ValueError(f"{len(losses)} losses but {len(weights)} weights; give one weight per loss.")
+        self.losses, self.weights = nn.ModuleList(losses), tuple(weights)
+
+    def forward(self, logits: Logits, target: Target) -> Scalar:
+        terms = [weight * loss(logits, target) for weight, loss in zip(self.weights, self.losses, strict=True)]
+        return torch.stack(terms).sum()
+
+
+class DeepSupervision(nn.Module):
+    """Any loss over the list of logits of a network with auxiliary heads: main + weight x mean over the auxiliaries."""
+
+    def __init__(self, loss: nn.Module, *, weight: float = 0.4):
+        super().__init__()
+        self.loss, self.weight = loss, weight
+
+    def forward(self, logits: Logits | list[Tensor], target: Target) -> Scalar:
+        if isinstance(logits, Tensor):  # evaluation: the network returns the main logits alone
+            return self.loss(logits, target)
+        main, *auxiliary = (self.loss(plane, target) for plane in logits)
+        return main + self.weight * torch.stack(auxiliary).mean()

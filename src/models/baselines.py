@@ -1,0 +1,48 @@
+"""The usual rivals, built by segmentation-models-pytorch with timm encoders behind EMIS-Net's calling convention."""
+
+import segmentation_models_pytorch as smp
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from src.models.emisnet import pad_to_multiple
+
+ARCHITECTURES = {
+    "unet": smp.Unet,
+    "unetplusplus": smp.UnetPlusPlus,
+    "deeplabv3plus": smp.DeepLabV3Plus,
+    "fpn": smp.FPN,
+    "segformer": smp.Segformer,
+}
+DIVISOR = 32  # most smp decoders refuse any other size
+
+
+class Baseline(nn.Module):
+    """An smp network: image (B, in_channels, H, W) -> logits (B, num_classes, H, W), any H, W.
+
+    `encoder_name` is one of smp's encoders, or `tu-<name>` for any of timm's. `encoder_weights=None` starts from random
+    weights and needs no hub; "imagenet" downloads.
+
+    Raises:
+        ValueError: for an architecture that is not among ARCHITECTURES.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        encoder_name: str,
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        num_classes: int = 1,
+    ):
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.net = ARCHITECTURES[architecture](
+            encoder_name=encoder_name, encoder_weights=encoder_weights, in_channels=in_channels, classes=num_classes
+        )
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
+        height, width = image.shape[-2:]
+        return self.net(pad_to_multiple(image, DIVISOR))[..., :height, :width]

@@ -1,0 +1,178 @@
+"""`fuse(net)`: the same EMIS-Net outputs from far fewer operations, for inference, export and the latency table.
+
+What folds, and why it may:
+- BN into the convolution before it (stem, depthwise, Ghost, coordinate attention's bottleneck);
+- the BN after coordinate attention: its shift into the context branch's bias, its scale into the gate of one axis,
+  which is a C x H map instead of a C x H x W one;
+- ICM's linear chain, its BN and its residual into one 1x1 convolution (not when `icm_inner_act` stands between);
+- EFAM and the head, linear both, into one 1x1 convolution per decoder scale, num_classes wide, at that scale's size;
+- a dilated 1x1 into a plain one.
+
+Products of weights are formed in float64, so that rounding happens once.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from timm.layers.coord_attn import CoordAttn
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from src.models.blocks import EFAM, ICM, LGFE
+from src.models.emisnet import EMISNet, ScaleFusion, concat_scales, sum_of_scales
+
+
+def fuse(net: EMISNet) -> EMISNet:
+    """A folded copy of `net` in eval mode, with the same logits (max abs difference <= 1e-4 in float32).
+
+    The copy is for inference: it cannot be trained further, has no auxiliary heads, and cannot be fused again.
+
+    Raises:
+        TypeError: for a network that is not an EMISNet, whose structure this module does not know.
+        ValueError: for a network that is fused already.
+    """
+    if not isinstance(net, EMISNet):
+        raise TypeError(f"fuse() knows EMISNet and its variants, not {type(net).__name__}. Use that network as it is.")
+    if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+        raise ValueError("this network has no BatchNorm left: it is fused already. Fuse the trained one.")
+    fused = copy.deepcopy(net).eval().requires_grad_(False)
+    fused.aux_heads = None
+    if fused.fusion is not None:
+        fused.fusion, fused.head = _fold_fusion(fused.fusion, fused.head), nn.Identity()
+    for level, icm in fused.icm.items():
+        fused.icm[level] = _fold_icm(icm)
+    for module in list(fused.modules()):
+        if isinstance(module, LGFE):
+            _fold_lgfe(module)
+        elif isinstance(module, nn.Sequential):
+            _fold_sequence(module)
+    return fused
+
+
+class ScaledCoordAttn(nn.Module):
+    """Coordinate attention with its BN folded and a per-channel scale multiplied into the gate over H."""
+
+    def __init__(self, attention: CoordAttn, scale: Float[Tensor, " c"]):
+        super().__init__()
+        self.squeeze = nn.Sequential(fuse_conv_bn_eval(attention.conv1, attention.bn1), attention.act)
+        self.conv_h, self.conv_w, self.gate = attention.conv_h, attention.conv_w, attention.gate
+        self.register_buffer("scale", scale[None, :, None, None])
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        height, width = x.shape[-2:]
+        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(-1, -2)
+        rows, columns = self.squeeze(torch.cat([rows, columns], dim=2)).split([height, width], dim=2)
+        gate_h = self.gate(self.conv_h(rows)) * self.scale
+        return x * self.gate(self.conv_w(columns.transpose(-1, -2))) * gate_h
+
+
+class ChannelAffine(nn.Module):
+    """x * scale + shift per channel: what is left of a BN that has no convolution to fold into."""
+
+    def __init__(self, scale: Float[Tensor, " c"], shift: Float[Tensor, " c"]):
+        super().__init__()
+        self.register_buffer("scale", scale[None, :, None, None])
+        self.register_buffer("shift", shift[None, :, None, None])
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class FoldedHead(nn.Module):
+    """EFAM and the head as one 1x1 convolution per scale: sum_i up(W_i D_i) + b."""
+
+    def __init__(self, weight: Float[Tensor, "n c 1 1"], bias: Float[Tensor, " n"], channels: Sequence[int]):
+        super().__init__()
+        self.register_buffer("bias", bias)
+        self.channels = tuple(channels)
+        self.weights = nn.ParameterList(
+            nn.Parameter(part.clone(), requires_grad=False) for part in weight.split(self.channels, dim=1)
+        )
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        return sum_of_scales(scales, list(self.weights), self.bias)
+
+
+class FoldedDilatedHead(nn.Module):
+    """EFAM with real dilated kernels and the head: the depthwise branches stay, everything after them is one 1x1."""
+
+    def __init__(self, depthwise: Sequence[nn.Module], pointwise: nn.Conv2d):
+        super().__init__()
+        self.depthwise = nn.ModuleList(depthwise)
+        self.pointwise = pointwise
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        x = concat_scales(scales)
+        return self.pointwise(torch.cat([conv(x) for conv in self.depthwise], dim=1))
+
+
+def _conv1x1(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> nn.Conv2d:
+    """A frozen 1x1 convolution of `dtype` from a matrix (C_out, C_in) and a bias (C_out)."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, dtype=dtype, device=weight.device)
+    conv.weight.data, conv.bias.data = weight.to(dtype)[:, :, None, None], bias.to(dtype)
+    return conv.requires_grad_(False)
+
+
+def _matrix(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weight (C_out, C_in) and bias (C_out) of a 1x1 convolution in float64."""
+    weight = conv.weight.flatten(1).double()
+    return weight, weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """BN in eval mode as x * scale + shift, in float64."""
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def _fold_sequence(layers: nn.Sequential) -> None:
+    """Conv2d followed by BatchNorm2d, as neighbours in a Sequential, become one convolution."""
+    for i in range(len(layers) - 1):
+        if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
+            layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
+            layers[i + 1] = nn.Identity()
+
+
+def _fold_lgfe(block: LGFE) -> None:
+    scale, shift = _scale_and_shift(block.norm)
+    dtype = block.norm.weight.dtype
+    if block.context is None:
+        block.norm = ChannelAffine(scale.to(dtype), shift.to(dtype))
+        return
+    last = block.context if isinstance(block.context, nn.Conv2d) else block.context[-1]
+    last.dilation = (1, 1)  # a 1x1 kernel: the rate changes nothing but the speed
+    last.bias.data = (last.bias.double() + shift).to(dtype)
+    if isinstance(block.attention, CoordAttn):
+        block.attention, block.norm = ScaledCoordAttn(block.attention, scale.to(dtype)), nn.Identity()
+    else:
+        block.norm = ChannelAffine(scale.to(dtype), torch.zeros_like(scale, dtype=dtype))
+
+
+def _fold_icm(icm: ICM) -> nn.Module:
+    convs = [layer for layer in icm.project if isinstance(layer, nn.Conv2d)]
+    if not isinstance(icm.project[1], nn.Identity):
+        return icm  # an activation stands between: only the BN folds, as in any sequence
+    weight, bias = _matrix(convs[0])
+    for conv in convs[1:]:
+        matrix, offset = _matrix(conv)
+        weight, bias = matrix @ weight, matrix @ bias + offset
+    scale, shift = _scale_and_shift(icm.project[-1])
+    weight = scale[:, None] * weight + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)  # the residual
+    return nn.Sequential(_conv1x1(weight, scale * bias + shift, convs[0].weight.dtype), icm.act)
+
+
+def _fold_fusion(fusion: ScaleFusion, head: nn.Conv2d) -> nn.Module:
+    efam: EFAM = fusion.efam
+    dtype = head.weight.dtype
+    head_weight, head_bias = _matrix(head)
+    merge_weight, merge_bias = _matrix(efam.merge)
+    merge_weight, merge_bias = head_weight @ merge_weight, head_weight @ merge_bias + head_bias
+    pointwise = [_matrix(branch if fusion.pointwise else branch[-1]) for branch in efam.branches]
+    columns = merge_weight.chunk(len(pointwise), dim=1)
+    weights = [column @ weight for column, (weight, _) in zip(columns, pointwise, strict=True)]
+    bias = merge_bias + sum(column @ offset for column, (_, offset) in zip(columns, pointwise, strict=True))
+    if fusion.pointwise:
+        return FoldedHead(sum(weights).to(dtype)[:, :, None, None], bias.to(dtype), fusion.channels)
+    return FoldedDilatedHead([branch[0] for branch in efam.branches], _conv1x1(torch.cat(weights, dim=1), bias, dtype))

@@ -1,0 +1,188 @@
+"""The run directory: what it holds, how it is named, claimed, read, resumed and marked finished or failed.
+
+A run directory is complete: everything after training takes nothing else.
+
+    config.yaml         the resolved config
+    status.json         running, finished, interrupted or failed, with the reason
+    split.json          the ids of every part, with name and hash
+    checkpoints/        best.ckpt and last.ckpt: plain values and tensors only
+    history.csv         one row per epoch
+    metrics.json        scores with their protocol, cost, seed, commit, versions
+    per_image.csv       one row per scored image
+    figures/            curves.png, overlays.png
+"""
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+RESUME = ("auto", "must", "never")
+# What a run is does not depend on these: where it lies, how it is watched, where the data are, how fast they are read.
+NOT_DEFINING = {"": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices")} | {
+    "data": ("root", "num_workers"),
+    "trainer": ("enable_progress_bar", "enable_model_summary"),
+}
+RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
+
+
+def defining(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What defines a run: its resolved config without NOT_DEFINING."""
+    kept = {key: value for key, value in config.items() if key not in NOT_DEFINING[""]}
+    for group, keys in NOT_DEFINING.items():
+        if group in kept:
+            kept[group] = {key: value for key, value in kept[group].items() if key not in keys}
+    return kept
+
+
+def run_hash(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what defines a run."""
+    return hashlib.sha256(json.dumps(defining(config), sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The dotted keys in which two configs define different runs."""
+
+    def flat(node: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(node, Mapping):
+            return {prefix: node}
+        return {key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}").items()}
+
+    one, other = flat(defining(a), ""), flat(defining(b), "")
+    return sorted(key[1:] for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside the target, then renames: the file at `path` is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of one shape; floats as Python prints them, so that reading them back gives the same numbers."""
+    lines = [] if not rows else [list(rows[0]), *(list(row.values()) for row in rows)]
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with draft.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(lines)
+    os.replace(draft, path)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run and the few operations on them."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDir":
+        """An existing run; ValueError that says what is missing for it to be one."""
+        run = cls(Path(path))
+        for part in (run.path / "config.yaml", run.best):
+            if not part.is_file():
+                raise ValueError(
+                    f"run={path} is not a complete run directory: {part} is missing. Give the directory that training "
+                    "printed at its end (runs/.../<model>-<hash>-seed<n>)."
+                )
+        return run
+
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json; {} before a run has begun."""
+        path = self.path / "status.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
+    def mark(self, state: str, *, reason: str | None = None, **more: Any) -> None:
+        """Writes status.json; `started` of the first attempt is kept."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        started = self.status().get("started", now)
+        status = {"state": state, "reason": reason, "started": started, "updated": now, "pid": os.getpid(), **more}
+        write_json(self.path / "status.json", status)
+
+    def claim(self) -> IO[str]:
+        """Locks the directory for this process; the kernel lets go when the process ends, however it ends.
+
+        Keep the returned file. Raises ValueError when another process is training in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ValueError(
+                f"{self.path} is in use: process {self.status().get('pid')} is training in it. Wait for it, or choose "
+                "another run_dir=..."
+            ) from None
+        return lock
+
+    def set_aside(self) -> Path:
+        """Renames the directory to <name>.old-<n>, so that nothing is lost when a run starts afresh."""
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+
+def provenance() -> dict[str, Any]:
+    """Commit of the code (with "+dirty" when files differ from it) and versions of the packages that matter."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {"commit": commit, "versions": dict(_versions(RECORDED_PACKAGES))}
+
+
+def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for package in packages:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "absent"

@@ -1,0 +1,93 @@
+"""SegmentationTask, the only LightningModule: a network, a loss, an optimizer and a schedule become a training run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from src.inference import channel_stats, normalize
+from src.metrics.overlap import NAMES, POOLED, Overlap, confusion, scores
+
+METRICS = ("train/loss", "train/dice", "val/loss", *(f"val/{name}" for name in NAMES + POOLED))
+
+
+class SegmentationTask(pl.LightningModule):
+    """Trains `net` on batches of uint8 images and masks; scores at training size, threshold 0.5, per image.
+
+    `val/*` are means over images at training size: they select and steer, and never stand in a table. Scores at native
+    size come from `src.evaluate`.
+
+    Args:
+        net: image (B, C, H, W) -> logits (B, 1, H, W), or a list of them in training with deep supervision.
+        loss: (logits, target) -> scalar.
+        optimizer: parameter groups -> optimizer; its weight decay, if any, spares biases and norms.
+        scheduler: (optimizer, total_steps) -> scheduler, stepped every optimizer step.
+        mean, std: of the normalisation, per channel, of values in 0..1.
+        channels_last: memory format of net and images.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        self.loss, self.optimizer, self.scheduler = loss, optimizer, scheduler
+        self.val_overlap = Overlap()
+        self.register_buffer("mean", channel_stats(mean), persistent=False)
+        self.register_buffer("std", channel_stats(std), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """uint8 images (B, C, H, W) -> logits."""
+        normal = normalize(image, self.mean, self.std)
+        return self.net(normal.contiguous(memory_format=self.memory_format))
+
+    def _step(self, batch: dict[str, Any], split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, boolean prediction and boolean target of a batch."""
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["mask"])
+        main = logits if isinstance(logits, Tensor) else logits[0]
+        on_step, size = split == "train", len(main)
+        self.log(f"{split}/loss", loss, on_step=on_step, on_epoch=True, prog_bar=on_step, batch_size=size)
+        return loss, main.detach() > 0, batch["mask"] > 0  # logit 0 is probability 0.5
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss, pred, target = self._step(batch, "train")
+        dice = scores(confusion(pred, target))["dice"].float()
+        self.log("train/dice", dice.mean(), on_step=False, on_epoch=True, batch_size=len(dice))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}, images "
+                f"{', '.join(batch['id'])}. The last checkpoint is from before it. Lower optim.lr, use "
+                "trainer.precision=32-true, or look at those images."
+            )
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        _, pred, target = self._step(batch, "val")
+        self.val_overlap.update(pred, target)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {name: value.float() for name, value in self.val_overlap.compute().items()}
+        self.val_overlap.reset()
+        self.log("val/dice", values.pop("dice"), prog_bar=True)
+        self.log_dict({f"val/{name}": value for name, value in values.items()})
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
+        optimizer = self.optimizer(param_groups_weight_decay(self.net, weight_decay=decay))
+        scheduler = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
