@@ -19,13 +19,14 @@ def solve_width(model: Mapping[str, Any], size: int) -> dict[str, Any]:
     """
     config = dict(model)
     params, macs = config.pop("match_params", None), config.pop("match_macs", None)
-    if params and macs:
+    if params is not None and macs is not None:
         raise ValueError(f"model.match_params={params} and model.match_macs={macs} are both set. Choose one.")
-    if params or macs:
+    if params is not None or macs is not None:
         arguments = {key: value for key, value in config.items() if not key.startswith("_")}
         build = functools.partial(get_class(config["_target_"]), **arguments)
         shape = (1, config["in_channels"], size, size)
-        config["channels"] = list(match_params(build, int(params)) if params else match_macs(build, int(macs), shape))
+        solved = match_macs(build, int(macs), shape) if params is None else match_params(build, int(params))
+        config["channels"] = list(solved)
     return config | {"match_params": None, "match_macs": None} if "match_params" in model else config
 
 

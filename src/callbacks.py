@@ -80,7 +80,8 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.received is not None:
+        # after an epoch's last batch, validation and the regular checkpoint still follow: the next batch stops then
+        if self.received is not None and not trainer.is_last_batch:
             trainer.save_checkpoint(self.run.last)
             raise SystemExit(128 + self.received)
 

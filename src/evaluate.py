@@ -88,7 +88,7 @@ def evaluate_run(
         **segmenter.protocol(),
         "dataset": source.dataset,
         "split": source.split.name,
-        "split_hash": source.split.hash,
+        "split_hash": source.split.sha256,
         "trained_on": trained_on["_target_"].rsplit(".", 1)[-1],
         "caveat": source.caveat,
     }

@@ -1,6 +1,7 @@
 """Segmenter, the one way from weights and images to probability maps at native size."""
 
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,16 @@ def channel_stats(values: Sequence[float]) -> Float[Tensor, "c 1 1"]:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A training checkpoint, tensors and plain values only. ValueError names a file that cannot be read."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # torch.load would unpickle it, and a text file end in an IndexError
+                raise pickle.UnpicklingError("cut short, or not written by torch.save")
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error}).") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} is not a readable checkpoint (it holds a {type(checkpoint).__name__}, not a dict).")
+    return checkpoint
 
 
 def read_weights(path: str | Path, net: nn.Module) -> nn.Module:

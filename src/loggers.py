@@ -57,9 +57,7 @@ def wandb_logger(
     """
     if mode not in MODES:
         raise ValueError(f"logger.mode is {mode!r}; possible: {', '.join(MODES)}.")
-    if (
-        getattr(rank_zero_only, "rank", 0) != 0
-    ):  # one W&B run per training: the other processes get Lightning's inert experiment
+    if getattr(rank_zero_only, "rank", 0) != 0:  # one W&B run per training: Lightning's logger is inert in the others
         return WandbLogger(project=project, save_dir=run_dir)
     wandb = _wandb()
     # A run still open belongs to a job that never reached its `finish`: it died. Left open, it would swallow this one.
@@ -76,6 +74,7 @@ def wandb_logger(
         "tags": [str(tag) for tag in tags],
         "id": _run_id(folder),
         "settings": wandb.Settings(
+            silent=True,  # again: the fallback's teardown forgets the one of `_wandb`
             console="off",
             init_timeout=init_timeout,
             finish_timeout=FINISH_SECONDS,

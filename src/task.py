@@ -27,6 +27,7 @@ class SegmentationTask(pl.LightningModule):
         loss: (logits, target) -> scalar.
         optimizer: parameter groups -> optimizer; its weight decay, if any, spares biases and norms.
         scheduler: (optimizer, total_steps) -> scheduler, stepped every optimizer step.
+        train_batches: batches of one epoch, over all processes.
         mean, std: of the normalisation, per channel, of values in 0..1.
         channels_last: memory format of net and images.
     """
@@ -38,6 +39,7 @@ class SegmentationTask(pl.LightningModule):
         loss: nn.Module,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
+        train_batches: int,
         mean: Sequence[float],
         std: Sequence[float],
         channels_last: bool = False,
@@ -46,6 +48,7 @@ class SegmentationTask(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
         self.loss, self.optimizer, self.scheduler = loss, optimizer, scheduler
+        self.train_batches = train_batches
         self.val_overlap = Overlap()
         self.register_buffer("mean", channel_stats(mean), persistent=False)
         self.register_buffer("std", channel_stats(std), persistent=False)
@@ -89,5 +92,15 @@ class SegmentationTask(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
         optimizer = self.optimizer(param_groups_weight_decay(self.net, weight_decay=decay))
-        scheduler = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = self.scheduler(optimizer, self._total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Not `trainer.estimated_stepping_batches`: that builds the loader and its iterator, which in a resumed run is
+        before the trainer knows its epoch, and the first resumed epoch would see epoch 0's order.
+        """
+        batches = -(-self.train_batches // self.trainer.world_size)
+        steps = -(-batches // self.trainer.accumulate_grad_batches) * (self.trainer.max_epochs or 1)
+        return min(steps, self.trainer.max_steps) if self.trainer.max_steps > 0 else steps

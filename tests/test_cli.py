@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from src.cli import ConfigError, did_you_mean, entry_point, nearest, preflight
+from src.cli import ConfigError, did_you_mean, entry_point
+from src.preflight import nearest, preflight
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -9,24 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from src.data import splits
+from src.data import recipes, splits
 from src.data.pairs import glas_pairs, glas_patients, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
+from src.data.recipes import (
+    NEAR_DUPLICATES,
+    glas_splits,
+    isic2018_holdout,
+    kvasir_seg_splits,
+    main,
+    near_duplicates,
+    remade,
+)
 from src.data.splits import (
     MANIFESTS,
-    NEAR_DUPLICATES,
     Split,
     available_splits,
     find_absent,
-    glas_splits,
     holdout,
-    isic2018_holdout,
     isic2018_official,
-    kvasir_seg_splits,
     load_split,
-    main,
-    near_duplicates,
     read_split,
-    remade,
 )
 from tests.layouts import example_pairs, write_isic2018
 
@@ -235,6 +237,7 @@ def test_groups_stay_together_and_sizes_come_near(seed: int) -> None:
 def test_sizes_are_the_nearest_that_whole_groups_allow() -> None:
     sizes = {"a": 5, "b": 5, "c": 4, "d": 26}
     groups = {f"{name}{n}": name for name, size in sizes.items() for n in range(size)}
+    assert len(holdout(IDS[:15], val=0.1, test=0).parts["val"]) == 2  # 1.5 rounds up
     for seed in range(10):
         split = holdout(groups, val=0.2, test=0, seed=seed, groups=groups)
         assert len(split.parts["val"]) == 9  # of 8 wanted: 4 + 5 is nearer than 5, 4 or 10
@@ -327,10 +330,11 @@ def test_make_skips_what_has_no_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "manifests").mkdir()
-    monkeypatch.setattr(splits, "MANIFESTS", tmp_path / "manifests")
+    for module in (recipes, splits):
+        monkeypatch.setattr(module, "MANIFESTS", tmp_path / "manifests")
     ids = [f"ISIC_{n:07}" for n in range(6)]
     write_isic2018(tmp_path / "isic2018", False, example_pairs(ids))
-    monkeypatch.setattr(splits, "ISIC2018_SUBSET", 6)
+    monkeypatch.setattr(recipes, "ISIC2018_SUBSET", 6)
     assert main(["make", "--data", str(tmp_path)]) == 1
     assert [path.name for path in (tmp_path / "manifests").iterdir()] == ["isic2018_holdout.json"]
     assert sorted(id_ for part in load_split("isic2018", "holdout").parts.values() for id_ in part) == ids

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.synthetic import KINDS, baselines, generate, main, sheet
+from src.data.synthetic import KINDS, baselines, generate, sheet
+from src.data.synthetic.__main__ import main
 
 SMALL = (96, 96)
 
@@ -114,7 +115,7 @@ def test_baselines_match_a_direct_computation(monkeypatch: pytest.MonkeyPatch) -
     mask = np.zeros((40, 40), np.uint8)
     mask[:20, :20] = 1
     image = np.where(mask[..., None] > 0, 200, 50).astype(np.uint8).repeat(3, -1)
-    monkeypatch.setattr("src.data.synthetic.generate", lambda *_, **__: (image, mask))
+    monkeypatch.setitem(baselines.__globals__, "generate", lambda *_, **__: (image, mask))
     scores = baselines("lesion", choose=3, score=2)
     assert scores["threshold"] == pytest.approx(1) and scores["otsu"] == pytest.approx(1)
     assert scores["constant"] == pytest.approx(2 * 0.25 / 1.25)
@@ -139,7 +140,7 @@ def test_sheet_is_written(tmp_path) -> None:
 
 def test_command_line(tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "src.data.synthetic.baselines", lambda *_, **__: {"constant": 0.1, "threshold": 0.2, "otsu": 0.3}
+        "src.data.synthetic.__main__.baselines", lambda *_, **__: {"constant": 0.1, "threshold": 0.2, "otsu": 0.3}
     )
     main([str(tmp_path / "out.png")])
     assert (tmp_path / "out.png").stat().st_size > 10_000

@@ -4,6 +4,7 @@ A batch is a dict: `image` (B, 3, S, S) uint8, `mask` (B, 1, S, S) uint8 of 0 an
 the device as bytes and is normalised there.
 """
 
+import copy
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -133,12 +134,16 @@ class SegmentationDataModule(pl.LightningDataModule):
                 f"split {self.split.name!r} of {self.dataset} has no part {part!r}. Possible: {', '.join(self.parts)}."
             )
         ids, absent = self.parts[part], self.absent(part)
-        if absent or not ids:
+        if not ids:  # a fraction or count of 0, or an official part whose folder is not there
+            raise ValueError(
+                f"{self.dataset}, split {self.split.name!r}, part {part!r} is empty. Put its images under {self.root}, "
+                "or choose a split, fractions or counts that give it some."
+            )
+        if absent:
             named = ", ".join(absent[:SHOWN]) + (f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else "")
             raise ValueError(
                 f"{self.dataset}, split {self.split.name!r}, part {part!r}: {len(absent)} of {len(ids)} images are not "
-                f"under {self.root}{': ' + named if absent else ''}. Put them there, or choose a split of what is "
-                "there (data.split=holdout)."
+                f"under {self.root}: {named}. Put them there, or choose a split of what is there (data.split=holdout)."
             )
         return ids
 
@@ -150,21 +155,21 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         dataset = SampleDataset(self, self.parts["train"], training=True)
-        epoch, skip = self._position(len(dataset))
-        return self._loader(dataset, EpochSampler(len(dataset), seed=self.seed, epoch=epoch, skip=skip))
+        return self._loader(dataset, EpochSampler(len(dataset), seed=self.seed, position=self._position))
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(SampleDataset(self, self.parts["val"], training=False), None)
 
-    def _position(self, length: int) -> tuple[int, int]:
-        """(epoch, samples already seen in it) where a resumed Trainer goes on; these are Lightning's internals, and
-        tests/test_resume.py fails when they change."""
+    def _position(self) -> tuple[int, int]:
+        """(epoch, samples already seen in it), read off the trainer, also right after it resumed.
+
+        These are Lightning's internals; tests/test_resume.py fails when they change.
+        """
         if self.trainer is None:
             return 0, 0
-        loop = self.trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.current.processed
-        batches = -(-length // self.batch_size)
-        return loop.epoch_progress.current.processed, done * self.batch_size if done < batches else 0
+        loop, length = self.trainer.fit_loop, len(self.parts["train"])
+        seen = loop.epoch_loop.batch_progress.current.processed * self.batch_size
+        return loop.epoch_progress.current.processed, seen if seen < length else 0
 
     def _loader(self, dataset: Dataset, sampler: EpochSampler | None) -> DataLoader:
         return DataLoader(
@@ -183,9 +188,12 @@ class SampleDataset(Dataset):
     """(epoch, index) -> one sample in training, where crop and augmentation are keyed by it; index -> one otherwise."""
 
     def __init__(self, source: SegmentationDataModule, ids: Sequence[str], *, training: bool):
-        # not the datamodule itself: it holds the trainer, which must not travel into workers
-        self.load, self.ids, self.training = source.load, ids, training
+        self.ids, self.training = ids, training
         self.size, self.seed, self.crop, self.compose = source.size, source.seed, source.crop, source.augment
+        # `load` brings its datamodule along, and that the trainer, which cannot travel into a spawned worker
+        alone = copy.copy(source)
+        alone.trainer = None
+        self.load = alone.load
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -252,8 +252,9 @@ def _is_binary(count_of: dict[int, int]) -> bool:
 
 
 def _looks_antialiased(count_of: dict[int, int]) -> bool:
+    """For a mask that is not binary: it holds another value beside 0 and 255, and one grey level is enough."""
     most_common_label = max((value for value in count_of if value != 0), key=lambda value: count_of[value])
-    return most_common_label == 255 and len(count_of) - 1 > 2
+    return most_common_label == 255
 
 
 def _refuse_pointless_threshold(count_of: dict[int, int], path: str | Path) -> None:

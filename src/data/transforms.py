@@ -6,6 +6,7 @@ differs every epoch and resumes exactly.
 """
 
 import os
+import random
 import zlib
 from collections.abc import Sequence
 
@@ -117,6 +118,8 @@ def make_augment(
 
 def augment(image: Image, mask: Mask, compose: A.Compose, key: np.random.SeedSequence) -> tuple[Image, Mask]:
     """`compose` applied with the randomness of `key` alone."""
-    compose.set_random_seed(int(key.generate_state(1)[0]))
+    seed = int(key.generate_state(1)[0])
+    # one stream for all steps: set_random_seed gives each the same numbers, so neither flip came without the other
+    compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
     result = compose(image=image, mask=mask)
     return result["image"], result["mask"]

@@ -1,6 +1,9 @@
 """The usual rivals, built by segmentation-models-pytorch with timm encoders behind EMIS-Net's calling convention."""
 
+import difflib
+
 import segmentation_models_pytorch as smp
+import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,7 +26,7 @@ class Baseline(nn.Module):
     weights and needs no hub; "imagenet" downloads.
 
     Raises:
-        ValueError: for an architecture that is not among ARCHITECTURES.
+        ValueError: for an architecture that is not among ARCHITECTURES, or an encoder that nobody has.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Baseline(nn.Module):
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
+        _check_encoder(encoder_name)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.net = ARCHITECTURES[architecture](
             encoder_name=encoder_name, encoder_weights=encoder_weights, in_channels=in_channels, classes=num_classes
@@ -46,3 +50,14 @@ class Baseline(nn.Module):
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         height, width = image.shape[-2:]
         return self.net(pad_to_multiple(image, DIVISOR))[..., :height, :width]
+
+
+def _check_encoder(name: str) -> None:
+    possible = [*smp.encoders.get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
+    if name in possible or (name.startswith("tu-") and timm.is_model(name[3:])):  # timm's names may carry a .tag
+        return
+    near = ", ".join(difflib.get_close_matches(name, possible, n=3)) or "nothing"
+    raise ValueError(
+        f"encoder_name={name!r} is neither one of smp's encoders nor tu-<name> of timm's. Near it: {near}. "
+        "smp.encoders.get_encoder_names() and timm.list_models() list all."
+    )

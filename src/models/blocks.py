@@ -27,8 +27,17 @@ def make_act(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def ghost_module(in_channels: int, out_channels: int, ratio: int) -> GhostModule:
+    """The Ghost module with a 1x1 primary and a 3x3 cheap convolution, 1 / ratio of its channels being primary."""
+    if ratio < 2:
+        raise ValueError(f"ghost_ratio={ratio}: the Ghost module needs at least 2. Use ghost=False to take it out.")
+    return GhostModule(in_channels, out_channels, ratio=ratio)
+
+
 def coordinate_attention(channels: int, reduction: int) -> CoordAttn:
     """Coordinate attention with the CA paper's bottleneck, `max(8, C // reduction)` wide, and its biases."""
+    if reduction < 1:
+        raise ValueError(f"ca_reduction={reduction}: at least 1 is needed; the paper's is 32.")
     return CoordAttn(channels, rd_channels=max(8, channels // reduction), bias=True)
 
 
@@ -43,8 +52,10 @@ def plain_mixer(in_channels: int, out_channels: int) -> nn.Sequential:
 
 def dilated_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> nn.Module:
     """One dilated convolution that keeps H and W: a 1x1 as published, or depthwise k x k then 1x1 for k > 1."""
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel size {kernel_size} is even and would shift the image. Use 1, 3, 5, ...")
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise ValueError(f"kernel size {kernel_size}: it must be odd, or it would shift the image. Use 1, 3, 5, ...")
+    if dilation < 1:
+        raise ValueError(f"dilation {dilation}: a rate must be at least 1, which is an ordinary convolution.")
     if kernel_size == 1:
         return nn.Conv2d(in_channels, out_channels, 1, dilation=dilation)
     depthwise = nn.Conv2d(
@@ -91,9 +102,7 @@ class LGFE(nn.Module):
             make_act(act),
         )
         self.ghost = (
-            GhostModule(in_channels, out_channels, ratio=ghost_ratio)
-            if ghost
-            else plain_mixer(in_channels, out_channels)
+            ghost_module(in_channels, out_channels, ghost_ratio) if ghost else plain_mixer(in_channels, out_channels)
         )
         self.attention = coordinate_attention(out_channels, ca_reduction) if attention else nn.Identity()
         self.norm = nn.BatchNorm2d(out_channels)

@@ -6,6 +6,7 @@ not, as is the custom.
 """
 
 import copy
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ def _match(
 ) -> tuple[int, ...]:
     base = _default_channels(build)
 
+    @functools.cache  # rounded to whole channels, the halving below asks for the same widths again and again
     def cost(channels: tuple[int, ...]) -> int:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")

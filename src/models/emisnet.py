@@ -129,6 +129,9 @@ class EMISNet(nn.Module):
     ):
         super().__init__()
         _check_levels(channels, encoder_depths, decoder_depths, icm_levels)
+        for name, number in (("in_channels", in_channels), ("num_classes", num_classes)):
+            if number < 1:
+                raise ValueError(f"{name}={number}: at least 1 is needed.")
         _warn_of_dilated_1x1(
             context_dilation if context and context_kernel_size == 1 else 1,
             max(fusion_dilations, default=1) if fusion_kernel_size == 1 else 1,

@@ -24,7 +24,7 @@ from src.models.blocks import EFAM, ICM, LGFE
 from src.models.emisnet import EMISNet, ScaleFusion, concat_scales, sum_of_scales
 
 
-def fuse(net: EMISNet) -> EMISNet:
+def fuse(net: nn.Module) -> EMISNet:
     """A folded copy of `net` in eval mode, with the same logits (max abs difference <= 1e-4 in float32).
 
     The copy is for inference: it cannot be trained further, has no auxiliary heads, and cannot be fused again.
@@ -48,7 +48,7 @@ def fuse(net: EMISNet) -> EMISNet:
             _fold_lgfe(module)
         elif isinstance(module, nn.Sequential):
             _fold_sequence(module)
-    return fused
+    return fused.eval()
 
 
 class ScaledCoordAttn(nn.Module):
@@ -58,7 +58,7 @@ class ScaledCoordAttn(nn.Module):
         super().__init__()
         self.squeeze = nn.Sequential(fuse_conv_bn_eval(attention.conv1, attention.bn1), attention.act)
         self.conv_h, self.conv_w, self.gate = attention.conv_h, attention.conv_w, attention.gate
-        self.register_buffer("scale", scale[None, :, None, None])
+        self.scale = _frozen(scale[None, :, None, None])
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         height, width = x.shape[-2:]
@@ -73,8 +73,8 @@ class ChannelAffine(nn.Module):
 
     def __init__(self, scale: Float[Tensor, " c"], shift: Float[Tensor, " c"]):
         super().__init__()
-        self.register_buffer("scale", scale[None, :, None, None])
-        self.register_buffer("shift", shift[None, :, None, None])
+        self.scale = _frozen(scale[None, :, None, None])
+        self.shift = _frozen(shift[None, :, None, None])
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return torch.addcmul(self.shift, x, self.scale)
@@ -85,11 +85,9 @@ class FoldedHead(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "n c 1 1"], bias: Float[Tensor, " n"], channels: Sequence[int]):
         super().__init__()
-        self.register_buffer("bias", bias)
+        self.bias = _frozen(bias)
         self.channels = tuple(channels)
-        self.weights = nn.ParameterList(
-            nn.Parameter(part.clone(), requires_grad=False) for part in weight.split(self.channels, dim=1)
-        )
+        self.weights = nn.ParameterList(_frozen(part.clone()) for part in weight.split(self.channels, dim=1))
 
     def forward(self, scales: list[Tensor]) -> Tensor:
         return sum_of_scales(scales, list(self.weights), self.bias)
@@ -106,6 +104,11 @@ class FoldedDilatedHead(nn.Module):
     def forward(self, scales: list[Tensor]) -> Tensor:
         x = concat_scales(scales)
         return self.pointwise(torch.cat([conv(x) for conv in self.depthwise], dim=1))
+
+
+def _frozen(value: Tensor) -> nn.Parameter:
+    """A parameter rather than a buffer, so that a count of the folded network's parameters leaves nothing out."""
+    return nn.Parameter(value, requires_grad=False)
 
 
 def _conv1x1(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> nn.Conv2d:
@@ -138,7 +141,9 @@ def _fold_sequence(layers: nn.Sequential) -> None:
 def _fold_lgfe(block: LGFE) -> None:
     scale, shift = _scale_and_shift(block.norm)
     dtype = block.norm.weight.dtype
-    if block.context is None:
+    if block.context is None:  # no bias takes the shift, so BN stays an affine map, and attention folds its own BN only
+        if isinstance(block.attention, CoordAttn):
+            block.attention = ScaledCoordAttn(block.attention, torch.ones_like(scale, dtype=dtype))
         block.norm = ChannelAffine(scale.to(dtype), shift.to(dtype))
         return
     last = block.context if isinstance(block.context, nn.Conv2d) else block.context[-1]

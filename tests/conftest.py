@@ -1,0 +1,64 @@
+"""What every test shares: no network, no leftover settings, small configs, one trained run."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", CUDA_VISIBLE_DEVICES="")
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from src.train import complete_config, train
+
+REPO = Path(__file__).resolve().parent.parent
+# Small enough for seconds, with every stage of a real run; `plus` has no published 1x1 dilation to warn of.
+TINY_MODEL = ("model=emisnet_plus", "model.channels=[4,4,8,8,8]")
+TINY = (
+    "data=synthetic",
+    "data.counts=[12,5,6]",
+    "data.native_size=[48,56]",
+    "data.size=32",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "logger=none",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "threads=1",
+)
+
+torch.set_num_threads(1)  # results are bit-identical for one number of threads, and tests share the machine
+
+
+def config_of(*overrides: str, multirun: bool = False) -> dict[str, Any]:
+    """The complete config that `python -m src.train <overrides>` would train with."""
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return complete_config(cfg, choices, multirun=multirun)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the config of a tiny run under the test's own folder."""
+
+    def make(*overrides: str, multirun: bool = False) -> dict[str, Any]:
+        model = () if any(override.startswith("model=") for override in overrides) else TINY_MODEL
+        return config_of(*model, *TINY, f"runs={tmp_path / 'runs'}", *overrides, multirun=multirun)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished tiny run, to be read and never written."""
+    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path_factory.mktemp('trained')}")
+    train(config)
+    return Path(config["run_dir"])

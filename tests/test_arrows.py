@@ -1,0 +1,58 @@
+"""Who may import whom: models, losses, metrics and data know neither each other nor Hydra."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from .conftest import REPO
+
+ROOMS = {
+    "models": {"src.models"},
+    "metrics": {"src.metrics"},
+    "data": {"src.data"},
+    "losses.py": set(),
+    "schedules.py": set(),
+    "inference.py": {"src.data.transforms"},
+    "task.py": {"src.inference", "src.metrics"},
+    "rundir.py": set(),
+    "figures.py": set(),
+    "loggers.py": set(),
+    "callbacks.py": {"src.rundir"},
+}
+LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py"}  # besides the entry points
+HYDRA = {"build.py", "cli.py", "preflight.py", "train.py", "evaluate.py"}
+FILES = sorted((REPO / "src").rglob("*.py"))
+
+
+def imports(file: Path) -> set[str]:
+    tree = ast.walk(ast.parse(file.read_text()))
+    names = set()
+    for node in tree:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(REPO / "src")))
+def test_imports_follow_the_arrows(file: Path) -> None:
+    name, found = str(file.relative_to(REPO / "src")), imports(file)
+    room = name.split("/")[0]
+    if room in ROOMS:
+        strangers = {i for i in found if i.startswith("src") and not any(i.startswith(ok) for ok in ROOMS[room])}
+        assert not strangers, f"{name} may not import {strangers}"
+    if name not in HYDRA:
+        assert not {i for i in found if i.split(".")[0] in ("hydra", "omegaconf")}, f"{name} may not read configs"
+    if name not in LIGHTNING | HYDRA:
+        assert not {i for i in found if i.split(".")[0] == "lightning"}, f"{name} may not import lightning"
+
+
+def test_only_the_decoder_opens_images() -> None:
+    openers = {f.name for f in FILES if "Image.open" in f.read_text() or "imread" in f.read_text()}
+    assert openers == {"decode.py"}
+
+
+def test_nothing_loads_pickles() -> None:
+    assert [f.name for f in FILES if "weights_only=False" in f.read_text()] == []

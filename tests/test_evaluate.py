@@ -1,0 +1,73 @@
+"""Scoring a finished run again, on its own and on other data."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from src.evaluate import evaluate_run, load_segmenter, summarize
+from src.rundir import RunDir, read_csv
+
+from .conftest import config_of
+
+
+def write_folder(root: Path, count: int = 3) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for i in range(count):
+        cv2.imwrite(str(root / "images" / f"a{i}.png"), rng.integers(0, 256, (50 + i, 60, 3), dtype=np.uint8))
+        mask = np.zeros((50 + i, 60), np.uint8)
+        mask[10:30, 20:40] = 255
+        cv2.imwrite(str(root / "masks" / f"a{i}.png"), mask)
+
+
+def test_evaluate_gives_the_numbers_of_the_training(trained_run: Path) -> None:
+    again = evaluate_run(trained_run)
+    assert again.scores == RunDir(trained_run).metrics()["scores"]
+    written = read_csv(trained_run / "per_image.csv")
+    assert [{key: str(value) for key, value in row.items()} for row in again.rows] == written
+
+
+def test_masks_come_from_logits_resized_to_native_size(trained_run: Path) -> None:
+    evaluation = evaluate_run(trained_run, parts=["val"])
+    row = evaluation.rows[0]
+    image, mask = evaluation.source.load(row["id"])
+    segmenter = load_segmenter(trained_run)
+    small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    normal = (small - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        logits = segmenter.net(torch.from_numpy(normal.transpose(2, 0, 1))[None])
+    native = torch.nn.functional.interpolate(logits, size=mask.shape, mode="bilinear", align_corners=False)
+    pred = native[0, 0].numpy() > 0
+    assert row["tp"] == (pred & (mask > 0)).sum() and row["fp"] == (pred & (mask == 0)).sum()
+    assert row["area_fraction"] == pytest.approx(mask.mean())
+
+
+def test_other_data_is_scored_as_one_part(trained_run: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    evaluation = evaluate_run(trained_run, data=data)
+    assert evaluation.scores["all"]["n"] == 3
+    assert [(row["height"], row["width"]) for row in evaluation.rows] == [(50, 60), (51, 60), (52, 60)]
+    assert evaluation.protocol["dataset"] == "folder" and evaluation.protocol["trained_on"] == "Synthetic"
+
+
+def test_errors_name_what_is_possible(trained_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="val, test"):
+        evaluate_run(trained_run, parts=["tset"])
+    with pytest.raises(ValueError, match="not a complete run directory"):
+        evaluate_run(tmp_path)
+
+
+def test_summary_by_hand() -> None:
+    names = dict.fromkeys(("precision", "recall", "specificity", "accuracy"), 0.0)
+    rows = [
+        {"dice": 1.0, "iou": 1.0, "tp": 9, "fp": 0, "fn": 0, "tn": 1, **names},
+        {"dice": 0.0, "iou": 0.0, "tp": 0, "fp": 1, "fn": 0, "tn": 9, **names},
+    ]
+    summary = summarize(rows)
+    assert summary["n"] == 2 and summary["dice"] == 0.5
+    assert summary["dice_pooled"] == pytest.approx(18 / 19) and summary["iou_pooled"] == pytest.approx(9 / 10)

@@ -1,0 +1,234 @@
+"""A run from config to a complete directory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from src.cli import ConfigError
+from src.evaluate import load_segmenter
+from src.inference import read_checkpoint
+from src.rundir import RunDir, read_csv
+from src.train import train
+
+from .conftest import REPO, TINY
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_run_directory_is_complete(trained_run: Path) -> None:
+    assert RunDir(trained_run).status()["state"] == "finished"
+    config = yaml.safe_load((trained_run / "config.yaml").read_text())
+    assert config["seed"] == 0 and config["model"]["channels"] == [4, 4, 8, 8, 8] and "${" not in str(config)
+    split = json.loads((trained_run / "split.json").read_text())
+    assert {part: len(ids) for part, ids in split["parts"].items()} == {"train": 12, "val": 5, "test": 6}
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    assert metrics["scores"]["val"]["n"] == 5 and metrics["scores"]["test"]["n"] == 6
+    assert metrics["protocol"]["split_hash"] == split["sha256"]
+    assert metrics["cost"]["flops"] == 2 * metrics["cost"]["macs"] > 0
+    assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
+    history = read_csv(trained_run / "history.csv")
+    assert [row["epoch"] for row in history] == ["0", "1"]
+    assert metrics["best"]["value"] == max(float(row["val/dice"]) for row in history)
+    for picture in ("curves", "overlays"):
+        assert (trained_run / "figures" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_are_the_means_of_the_rows(trained_run: Path) -> None:
+    rows = [row for row in read_csv(trained_run / "per_image.csv") if row["part"] == "test"]
+    scores = RunDir(trained_run).metrics()["scores"]["test"]
+    tp, fp, fn = (np.array([float(row[key]) for row in rows]) for key in ("tp", "fp", "fn"))
+    empty = 2 * tp + fp + fn == 0
+    dice = np.where(empty, 1, 2 * tp / np.where(empty, 1, 2 * tp + fp + fn))
+    assert scores["dice"] == pytest.approx(dice.mean(), abs=1e-12)
+    pooled = 2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum())
+    assert scores["dice_pooled"] == pytest.approx(pooled, abs=1e-12)
+    assert {(row["height"], row["width"]) for row in rows} == {("48", "56")}  # native, not the training size
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_hold_tensors_and_plain_values_only(trained_run: Path, name: str) -> None:
+    checkpoint = read_checkpoint(trained_run / "checkpoints" / f"{name}.ckpt")  # weights_only=True
+    assert any(key.startswith("net.") for key in checkpoint["state_dict"])
+
+
+def test_the_same_seed_gives_the_same_run(tiny, trained_run: Path) -> None:
+    again = tiny("data.num_workers=2")  # the number of workers does not enter
+    train(again)
+    assert same(weights(Path(again["run_dir"])), weights(trained_run))
+    assert RunDir(Path(again["run_dir"])).metrics()["scores"] == RunDir(trained_run).metrics()["scores"]
+
+
+def test_another_seed_gives_another_run(tiny, trained_run: Path) -> None:
+    other = tiny("seed=1")
+    train(other)
+    assert not same(weights(Path(other["run_dir"])), weights(trained_run))
+
+
+def test_the_directory_is_named_by_what_defines_the_run(tiny) -> None:
+    name = Path(tiny()["run_dir"]).name
+    assert name.startswith("emisnet_plus-") and name.endswith("-seed0")
+    assert Path(tiny("logger=csv", "data.num_workers=3", "tags=[a]")["run_dir"]).name == name
+    assert Path(tiny("optim.lr=0.5")["run_dir"]).name != name
+    assert Path(tiny("seed=3")["run_dir"]).name.endswith("-seed3")
+    assert Path(tiny("study=s")["run_dir"]).parent.name == "s"
+
+
+def test_a_finished_run_is_not_trained_again(tiny, capsys) -> None:
+    config = tiny("trainer.max_epochs=1")
+    value = train(config)
+    before = (Path(config["run_dir"]) / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert train(config) == value
+    assert "is finished" in capsys.readouterr().out
+    assert (Path(config["run_dir"]) / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_resume_never_keeps_the_earlier_run(tiny) -> None:
+    config = tiny("trainer.max_epochs=1")
+    train(config)
+    train(config | {"resume": "never"})
+    run = Path(config["run_dir"])
+    assert RunDir(run).status()["state"] == "finished"
+    assert RunDir(run.with_name(run.name + ".old-1")).status()["state"] == "finished"
+
+
+def test_resume_must_needs_a_checkpoint(tiny) -> None:
+    with pytest.raises(ConfigError, match="resume=must"):
+        train(tiny("resume=must"))
+
+
+def test_a_directory_of_another_config_is_refused(tiny, tmp_path: Path) -> None:
+    train(tiny("trainer.max_epochs=1", f"run_dir={tmp_path / 'mine'}"))
+    with pytest.raises(ConfigError, match=r"optim\.lr"):
+        train(tiny("trainer.max_epochs=1", "optim.lr=0.5", f"run_dir={tmp_path / 'mine'}"))
+
+
+def test_a_directory_in_use_is_refused(tiny) -> None:
+    config = tiny()
+    with RunDir(Path(config["run_dir"])).claim(), pytest.raises(ConfigError, match="in use"):
+        train(config)
+
+
+def test_a_multirun_leaves_test_alone(tiny) -> None:
+    config = tiny("trainer.max_epochs=1", multirun=True)
+    train(config)
+    assert list(RunDir(Path(config["run_dir"])).metrics()["scores"]) == ["val"]
+    assert tiny("test=true", multirun=True)["test"] is True
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("ema=0.9",),
+        ("deep_supervision=true", "loss=focal_tversky"),
+        ("channels_last=true", "trainer.precision=bf16-mixed"),
+        ("optim=sgd", "schedule=poly", "trainer.gradient_clip_val=0.5", "data.crop=mixed"),
+        ("ema=0.9", "deep_supervision=true", "channels_last=true", "loss=lovasz"),
+        ("model=fpn", "model.encoder_name=tu-mobilenetv3_small_050", "data.augment.color=1", "data.augment.scale=1"),
+    ],
+    ids=lambda overrides: "+".join(overrides),
+)
+def test_switches_train(tiny, overrides: tuple[str, ...]) -> None:
+    config = tiny("trainer.max_epochs=1", *overrides)
+    train(config)
+    metrics = RunDir(Path(config["run_dir"])).metrics()
+    assert 0 <= metrics["scores"]["test"]["dice"] <= 1 and metrics["best"]["epoch"] == 0
+
+
+def test_compile_keeps_the_names_of_the_weights(tmp_path: Path) -> None:
+    # a process of its own: torch.compile cannot look through the shape checks that pytest puts on forward
+    two_levels = (
+        "model.channels=[4,4]",
+        "model.encoder_depths=[1,1]",
+        "model.decoder_depths=[1]",
+        "model.icm_levels=[1]",
+    )
+    arguments = ("model=emisnet_tiny", *two_levels, *TINY, "trainer.max_epochs=1")
+    for name in ("plain", "compiled"):  # two levels: compiling the whole network takes minutes on two cores
+        command = [
+            sys.executable,
+            "-m",
+            "src.train",
+            *arguments,
+            f"compile={name == 'compiled'}",
+            f"run_dir={tmp_path / name}",
+        ]
+        subprocess.run(command, cwd=REPO, check=True, timeout=240)
+    plain, compiled = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=0.05) for key in plain)
+
+
+def test_with_ema_the_averaged_weights_are_scored(tiny) -> None:
+    config = tiny("ema=0.9")
+    train(config)
+    checkpoint = read_checkpoint(Path(config["run_dir"]) / "checkpoints" / "last.ckpt")
+    averaged, raw = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert not same(averaged, raw)
+    net = load_segmenter(config["run_dir"]).net.state_dict()
+    best = read_checkpoint(Path(config["run_dir"]) / "checkpoints" / "best.ckpt")["state_dict"]
+    assert all(torch.equal(net[key.removeprefix("net.")], best[key]) for key in best if key.startswith("net."))
+
+
+def test_deep_supervision_needs_auxiliary_heads(tiny) -> None:
+    with pytest.raises(ConfigError, match="auxiliary heads"):
+        train(tiny("model=unet", "model.encoder_name=tu-mobilenetv3_small_050", "deep_supervision=true"))
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_images(tiny) -> None:
+    config = tiny("optim.lr=1e30", "trainer.gradient_clip_val=null")
+    with pytest.raises(FloatingPointError, match="lesion_0000|polyp_0000|gland_0000"):
+        train(config)
+    run = RunDir(Path(config["run_dir"]))
+    assert run.status()["state"] == "failed" and "FloatingPointError" in run.status()["reason"]
+    assert "training_step" in (run.path / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("monitor=val/dcie", "val/dice"), ("resume=sometimes", "auto, must, never"), ("model.match_params=10", "2 %")],
+)
+def test_bad_values_are_answered_with_the_possible_ones(tiny, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(override)
+
+
+def test_match_params_ends_in_the_config(tiny) -> None:
+    config = tiny("model.match_params=20000")
+    assert config["model"]["match_params"] is None
+    train(config | {"trainer": config["trainer"] | {"max_epochs": 1}})
+    params = RunDir(Path(config["run_dir"])).metrics()["cost"]["params"]
+    assert params == pytest.approx(20000, rel=0.02)
+
+
+def test_what_wandb_recorded_of_a_run(tiny) -> None:
+    config = tiny("logger=wandb", "study=mine", "tags=[a,b]")
+    train(config)
+    run, summary = wandb_record(Path(config["run_dir"]))
+    assert run["run_group"] == "mine" and run["tags"] == ["a", "b"]
+    assert summary["cost/params"] == RunDir(Path(config["run_dir"])).metrics()["cost"]["params"]
+    assert "val/dice" in summary and "test_native/dice" in summary
+
+
+def wandb_record(run: Path) -> tuple[dict, dict]:
+    """The run record and the summary of one offline W&B run, as W&B's own reader sees them."""
+    (file,) = run.glob("wandb/offline-run-*/run-*.wandb")
+
+    def inspect(*options: str) -> str:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPO).stdout
+
+    records = [json.loads(line) for line in inspect().splitlines()]
+    (record,) = [record["run"] for record in records if record["type"] == "run"]
+    return record, json.loads(inspect("--summary"))["summary"]
