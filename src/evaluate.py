@@ -184,7 +184,7 @@ def _run(cfg: DictConfig) -> None:
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
-    data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.data is not None else None
+    data: Any = OmegaConf.to_container(cfg.data, resolve=True) if cfg.data is not None else None
     try:
         evaluation = evaluate_run(cfg.run, data=data, parts=cfg.parts, device=cfg.device)
     except ValueError as error:

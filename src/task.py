@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,6 +32,9 @@ class SegmentationTask(pl.LightningModule):
         mean, std: of the normalisation, per channel, of values in 0..1.
         channels_last: memory format of net and images.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -89,7 +93,7 @@ class SegmentationTask(pl.LightningModule):
         self.log("val/dice", values.pop("dice"), prog_bar=True)
         self.log_dict({f"val/{name}": value for name, value in values.items()})
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
         optimizer = self.optimizer(param_groups_weight_decay(self.net, weight_decay=decay))
         scheduler = self.scheduler(optimizer, self._total_steps())
@@ -101,6 +105,7 @@ class SegmentationTask(pl.LightningModule):
         Not `trainer.estimated_stepping_batches`: that builds the loader and its iterator, which in a resumed run is
         before the trainer knows its epoch, and the first resumed epoch would see epoch 0's order.
         """
-        batches = -(-self.train_batches // self.trainer.world_size)
+        batches, limit = -(-self.train_batches // self.trainer.world_size), self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         steps = -(-batches // self.trainer.accumulate_grad_batches) * (self.trainer.max_epochs or 1)
         return min(steps, self.trainer.max_steps) if self.trainer.max_steps > 0 else steps

@@ -215,7 +215,7 @@ def _make_logger(config: dict[str, Any], cost: "Cost") -> Any:
 
     from src import loggers
 
-    logger = instantiate(config["logger"]) if config["logger"].get("_target_") else False
+    logger: Any = instantiate(config["logger"]) if config["logger"].get("_target_") else False
     loggers.log_config(logger, config, {"params": cost.params, "macs": cost.macs, "flops": cost.flops})
     return logger
 

@@ -18,17 +18,15 @@ from src.train import complete_config, train
 REPO = Path(__file__).resolve().parent.parent
 # Small enough for seconds, with every stage of a real run; `plus` has no published 1x1 dilation to warn of.
 TINY_MODEL = ("model=emisnet_plus", "model.channels=[4,4,8,8,8]")
+QUIET = ("data.num_workers=0", "logger=none", "trainer.enable_progress_bar=false", "threads=1")
 TINY = (
+    *QUIET,
     "data=synthetic",
     "data.counts=[12,5,6]",
     "data.native_size=[48,56]",
     "data.size=32",
     "data.batch_size=4",
-    "data.num_workers=0",
-    "logger=none",
     "trainer.max_epochs=2",
-    "trainer.enable_progress_bar=false",
-    "threads=1",
 )
 
 torch.set_num_threads(1)  # results are bit-identical for one number of threads, and tests share the machine
@@ -52,6 +50,16 @@ def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def make(*overrides: str, multirun: bool = False) -> dict[str, Any]:
         model = () if any(override.startswith("model=") for override in overrides) else TINY_MODEL
         return config_of(*model, *TINY, f"runs={tmp_path / 'runs'}", *overrides, multirun=multirun)
+
+    return make
+
+
+@pytest.fixture
+def tiny_on(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the config of a tiny network on other data than the generated."""
+
+    def make(dataset: str, *overrides: str) -> dict[str, Any]:
+        return config_of(*TINY_MODEL, *QUIET, f"data={dataset}", f"runs={tmp_path / 'runs'}", *overrides)
 
     return make
 

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.decode import read_image, read_mask
@@ -168,8 +169,10 @@ class SegmentationDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 0, 0
         loop, length = self.trainer.fit_loop, len(self.parts["train"])
-        seen = loop.epoch_loop.batch_progress.current.processed * self.batch_size
-        return loop.epoch_progress.current.processed, seen if seen < length else 0
+        batches, epochs = loop.epoch_loop.batch_progress.current, loop.epoch_progress.current
+        assert isinstance(batches, _ProcessedTracker) and isinstance(epochs, _ProcessedTracker)
+        seen = batches.processed * self.batch_size
+        return epochs.processed, seen if seen < length else 0
 
     def _loader(self, dataset: Dataset, sampler: EpochSampler | None) -> DataLoader:
         return DataLoader(

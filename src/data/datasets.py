@@ -74,7 +74,7 @@ class Folder(SegmentationDataModule):
         super().__init__(split="holdout", **common)
         self.foreground = mask
         self.folders = {"images": images, "masks": masks, "mask_suffix": mask_suffix}
-        self.fractions = {"val": val, "test": test, "seed": split_seed}
+        self.fractions: dict[str, Any] = {"val": val, "test": test, "seed": split_seed}
 
     def find_pairs(self) -> dict[str, Pair]:
         return folder_pairs(self.root, **self.folders)
@@ -96,14 +96,15 @@ class Synthetic(SegmentationDataModule):
         *,
         kinds: Sequence[str] = KINDS,
         counts: Sequence[int] = (240, 60, 60),
-        native_size: Sequence[int] = (160, 192),
+        native_size: tuple[int, int] = (160, 192),
         data_seed: int = 0,
         **common: Any,  # the base's arguments, checked there
     ):
         super().__init__(root="(generated)", split="generated", **common)
         if wrong := set(kinds) - set(KINDS):
             raise ValueError(f"data.kinds={sorted(wrong)} cannot be generated. Possible: {', '.join(KINDS)}.")
-        self.kinds, self.counts, self.native_size = tuple(kinds), tuple(counts), tuple(native_size)
+        self.kinds, self.counts = tuple(kinds), tuple(counts)
+        self.native_size = (native_size[0], native_size[1])
         self.data_seed = data_seed
         self._made: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 

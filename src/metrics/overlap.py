@@ -52,6 +52,9 @@ class Overlap(Metric):
     Sums and a count of images are all that is kept, so the result does not depend on how images are batched.
     """
 
+    sums: Tensor
+    counts: Tensor
+    images: Tensor
     full_state_update = False
     higher_is_better = True
 

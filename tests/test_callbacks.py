@@ -1,0 +1,64 @@
+"""Checkpoints and small files are whole or not there."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.callbacks import AtomicCheckpointIO
+from src.rundir import RunDir, differences, read_csv, run_hash, write_csv, write_json
+
+
+def _save_for_ever(path: Path) -> None:
+    io, number = AtomicCheckpointIO(), 0
+    while True:
+        number += 1
+        io.save_checkpoint({"number": number, "weights": torch.full((2_000_000,), float(number))}, path)
+
+
+def test_a_kill_in_mid_write_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for attempt in range(6):
+        process = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(path,))
+        process.start()
+        time.sleep(0.25 + 0.013 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        saved = torch.load(path, weights_only=True)
+        assert (saved["weights"] == saved["number"]).all()
+    AtomicCheckpointIO().save_checkpoint({"number": 0}, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]  # orphans of the killed are swept
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert (tmp_path / "a.json").read_text() == '{\n  "x": 1\n}\n'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_csv_gives_back_the_same_floats(tmp_path: Path) -> None:
+    rows = [{"id": 'a,"b"\n', "dice": 0.1 + 0.2}, {"id": "c", "dice": 1 / 3}]
+    write_csv(tmp_path / "rows.csv", rows)
+    back = read_csv(tmp_path / "rows.csv")
+    assert [(row["id"], float(row["dice"])) for row in back] == [(row["id"], row["dice"]) for row in rows]
+
+
+def test_what_defines_a_run() -> None:
+    config = {"seed": 0, "runs": "a", "data": {"size": 32, "root": "x"}, "optim": {"lr": 1}}
+    moved = {"seed": 0, "runs": "b", "data": {"size": 32, "root": "y"}, "optim": {"lr": 1}}
+    changed = {"seed": 0, "runs": "a", "data": {"size": 64, "root": "x"}, "optim": {"lr": 2}}
+    assert run_hash(config) == run_hash(moved) != run_hash(changed)
+    assert differences(config, moved) == [] and differences(config, changed) == ["data.size", "optim.lr"]
+
+
+def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.claim(), pytest.raises(ValueError, match="in use"):
+        run.claim()
+    run.claim().close()

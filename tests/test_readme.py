@@ -1,0 +1,50 @@
+"""What the README and the experiment files tell people to type works."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from src.preflight import preflight
+
+from .conftest import REPO
+
+README = (REPO / "README.md").read_text()
+EXPERIMENTS = sorted((REPO / "conf" / "experiment").rglob("*.yaml"))
+COMMANDS = sorted(
+    set(re.findall(r"python -m src\.(train|evaluate) ([^`\n]*)", README + (REPO / "Makefile").read_text()))
+)
+
+
+@pytest.mark.parametrize(("entry", "arguments"), COMMANDS, ids=[" ".join(command) for command in COMMANDS])
+def test_every_command_composes(entry: str, arguments: str) -> None:
+    words = shlex.split(re.sub(r"\s+#.*", "", arguments).replace("<hash>", "0").replace("<n>", "0"))
+    preflight(words, entry)  # raises ConfigError for a key, group or option that does not exist
+
+
+def test_the_readme_is_covered() -> None:
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=[file.stem for file in EXPERIMENTS])
+def test_an_experiment_starts_with_question_command_and_expected_result(file) -> None:
+    head = file.read_text().split("defaults:")[0]
+    assert all(word in head for word in ("# @package _global_", "Question:", "Command:", "Expected:"))
+    preflight([f"experiment={file.stem}"], "train")
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)", README)) <= targets
+
+
+@pytest.mark.parametrize("entry", ["train", "evaluate"])
+def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", f"src.{entry}", "--help"]
+    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - begun < 3
+    assert "kvasir_seg" in shown and "Examples" in shown and "${" not in shown

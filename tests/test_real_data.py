@@ -1,0 +1,40 @@
+"""A short run on the real images of each dataset; skipped where they are not at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from src.rundir import RunDir, read_csv
+from src.train import train
+
+DATA = os.environ.get("EMISNET_DATA", "")
+SHORT = (
+    "data.size=64",
+    "data.batch_size=8",
+    "optim.lr=0.01",
+    "trainer.max_epochs=4",
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=2",
+)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "val", "parts"),
+    [("kvasir_seg", 88, ["val"]), ("glas", 17, ["val"]), ("isic2018", 200, ["val", "test"])],
+)
+def test_a_short_run_on_real_images(tiny_on, dataset: str, val: int, parts: list[str]) -> None:
+    if not (Path(DATA) / dataset).is_dir() or not DATA:
+        pytest.skip(f"EMISNET_DATA={DATA!r} has no {dataset}; set it to the folder that holds the datasets")
+    config = tiny_on(dataset, *SHORT)
+    train(config)
+    run = RunDir(Path(config["run_dir"]))
+    metrics = run.metrics()
+    assert run.status()["state"] == "finished"
+    assert list(metrics["scores"]) == parts and metrics["scores"]["val"]["n"] == val
+    rows = [row for row in read_csv(run.path / "per_image.csv") if row["part"] == "val"]
+    assert len({(row["height"], row["width"]) for row in rows}) > (0 if dataset == "isic2018" else 1)  # native sizes
+    assert all(0 < float(row["area_fraction"]) < 1 for row in rows)
+    assert bool(metrics["protocol"]["caveat"]) == (dataset == "isic2018")
+    losses = [float(row["train/loss"]) for row in read_csv(run.path / "history.csv")]
+    assert losses[-1] < losses[0]
