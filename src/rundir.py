@@ -28,8 +28,10 @@ from typing import IO, Any
 import yaml
 
 RESUME = ("auto", "must", "never")
-# What a run is does not depend on these: where it lies, how it is watched, where the data are, how fast they are read.
-NOT_DEFINING = {"": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices")} | {
+# What a run is does not depend on these: where it lies, how it is watched, where the data are, how fast it is computed.
+NOT_DEFINING = {
+    "": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads")
+} | {
     "data": ("root", "num_workers"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }

@@ -278,6 +278,12 @@ def _checkpoint_to_resume(run: RunDir, config: dict[str, Any]) -> Path | None:
                 continue
             if run.status().get("state") != "finished":
                 print(f"resuming from {path}, epoch {epoch + 1}", file=sys.stderr)
+                if (threads := run.config()["threads"]) != config["threads"]:
+                    print(
+                        f"note: begun with {threads} threads, now {config['threads']}: the numbers will differ in the "
+                        f"last digits. threads={threads} keeps them.",
+                        file=sys.stderr,
+                    )
             return path
     if damaged:
         raise ValueError(f"{damaged} There is no other checkpoint in {run.path}; resume=never starts afresh.")
