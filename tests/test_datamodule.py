@@ -1,7 +1,8 @@
 """Every dataset in each layout it comes in gives the same batches, and what is absent or wrong is named."""
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,30 @@ def test_samples_travel_to_spawned_workers_without_the_trainer(tmp_path: Path) -
     for key in ((0, 0), (3, 2)):
         assert torch.equal(arrived[key]["image"], dataset[key]["image"])
     assert source.trainer is not None
+
+
+@pytest.fixture
+def worker() -> Iterator[Any]:
+    """The one worker process of a loader that is in use."""
+    source = Synthetic(counts=(8, 2, 0), native_size=(40, 40), size=32, batch_size=1, num_workers=1)
+    batches = iter(source.train_dataloader())
+    next(batches)
+    yield batches._workers[0]  # type: ignore[attr-defined]
+    del batches
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR1"])
+def test_workers_leave_signals_to_the_main_process(worker: Any, name: str) -> None:
+    subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)  # by another process, as a scheduler does
+    worker.join(0.5)
+    assert worker.is_alive()
+
+
+def test_a_worker_can_be_terminated_by_its_main_process(worker: Any) -> None:
+    """Python does so at its end and then waits: were the worker deaf, an error in training would never end the run."""
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 # ---- configs

@@ -7,6 +7,7 @@ the device as bytes and is normalised there.
 import copy
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,11 +228,21 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def init_worker(worker_id: int) -> None:
-    """Workers leave signals to the main process (they inherit its handlers) and use one thread each."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    """Workers leave signals to the main process, though a scheduler or Ctrl-C sends them to all; one thread each."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_terminate_for_parent, daemon=True).start()
     cv2.setNumThreads(0)
     pl_worker_init_function(worker_id)
+
+
+def _terminate_for_parent() -> None:
+    """Ends this worker at a SIGTERM of its main process, which would wait for ever at its own end were all ignored."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def available_cores() -> int:

@@ -164,8 +164,10 @@ class EFAM(nn.Module):
 
     def as_conv(self) -> tuple[Float[Tensor, "c_out c_in 1 1"], Float[Tensor, " c_out"]]:
         """Weight and bias of the one 1x1 convolution that this block equals; AssertionError for a kernel > 1."""
-        assert all(isinstance(branch, nn.Conv2d) for branch in self.branches), "kernels > 1 are not one 1x1"
-        weight = torch.cat([branch.weight for branch in self.branches]).flatten(1)
-        bias = torch.cat([branch.bias for branch in self.branches])
+        convs = [branch for branch in self.branches if isinstance(branch, nn.Conv2d)]
+        assert len(convs) == len(self.branches), "kernels > 1 are not one 1x1"
+        weight = torch.cat([conv.weight for conv in convs]).flatten(1)
+        bias = torch.cat([conv.bias for conv in convs if conv.bias is not None])
         merge = self.merge.weight.flatten(1)
+        assert self.merge.bias is not None
         return (merge @ weight)[:, :, None, None], merge @ bias + self.merge.bias

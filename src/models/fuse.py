@@ -11,6 +11,9 @@ What folds, and why it may:
 Products of weights are formed in float64, so that rounding happens once.
 """
 
+# Module surgery: submodules are replaced by others, and torch types a Sequential's layers and a conv's bias loosely.
+# mypy: disable-error-code="assignment,arg-type,union-attr,index,type-var"
+
 import copy
 from collections.abc import Sequence
 
