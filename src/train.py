@@ -176,7 +176,7 @@ def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDa
         loss=DeepSupervision(loss) if config["deep_supervision"] else loss,
         optimizer=instantiate(config["optim"]),
         scheduler=instantiate(config["schedule"]),
-        train_batches=-(-len(source.parts["train"]) // source.batch_size),
+        train_batches=source.train_batches,
         mean=source.mean,
         std=source.std,
         channels_last=config["channels_last"],

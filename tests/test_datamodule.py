@@ -41,7 +41,7 @@ COMMITTED = [
 def small(dataset: str, name: str) -> Split:
     """A committed split shrunk to a few ids of each part."""
     split = load_split(dataset, name)
-    sizes = {"train": 5, "val": 3}
+    sizes = {"train": 6, "val": 3}
     return Split(name, dataset, {part: ids[: sizes.get(part, 2)] for part, ids in split.parts.items()})
 
 
@@ -97,7 +97,7 @@ def test_a_batch_is_bytes_with_ids(dataset: str, name: str, tmp_path: Path) -> N
     split = small(dataset, name)
     source = source_of(dataset, written(tmp_path / "data", dataset, False, ids_of(split)), split)
     seen = batches(source)
-    for batch, n in zip(seen, (2, 2, 1, 2, 1), strict=True):
+    for batch, n in zip(seen, (2, 2, 2, 2, 1), strict=True):
         assert set(batch) == {"id", "image", "mask"}
         assert isinstance(batch["id"], list) and len(batch["id"]) == n
         assert batch["image"].shape == (n, 3, 32, 32) and batch["image"].dtype == torch.uint8
@@ -437,3 +437,12 @@ def test_a_dataset_of_one_s_own_needs_its_pairs_alone(tmp_path: Path) -> None:
 
     source = Mine(root=str(tmp_path), size=32, batch_size=2, num_workers=0)
     assert [sorted(batch["id"]) for batch in batches(source)] == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("count", "batches", "sizes"), [(9, 2, [4, 4]), (10, 3, [4, 4, 2]), (8, 2, [4, 4]), (1, 1, [1])]
+)
+def test_a_last_batch_of_one_image_is_left_out(count: int, batches: int, sizes: list[int]) -> None:
+    source = Synthetic(counts=(count, 1, 1), native_size=(32, 32), size=32, batch_size=4, num_workers=0)
+    assert source.train_batches == batches == len(source.train_dataloader())
+    assert [len(batch["id"]) for batch in source.train_dataloader()] == sizes

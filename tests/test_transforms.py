@@ -132,6 +132,16 @@ def test_a_resumed_epoch_goes_on_exactly(done: int) -> None:
     assert stream(resumed, 2, seen=done) + stream(resumed, 3) == expected
 
 
+@pytest.mark.parametrize("mode", CROPS)
+def test_training_images_and_masks_stay_on_each_other(mode: str) -> None:
+    source = one_picture_data(crop=mode, augment={**OFF, "flip": 0.5})
+    mask = one_picture()[1]
+    source.picture = np.repeat(mask[..., None] * 255, 3, axis=2), mask
+    for batch in source.train_dataloader():
+        apart = (batch["image"][:, :1] > 127) != (batch["mask"] > 0)
+        assert apart.float().mean() < 0.03 < batch["mask"].float().mean()  # the outline alone, by rounding
+
+
 def test_validation_is_neither_cropped_nor_augmented() -> None:
     source = one_picture_data(crop="lesion", augment={**EVERYTHING, "flip": 1.0})
     (batch,) = source.val_dataloader()
@@ -379,4 +389,4 @@ def test_masks_stay_zero_and_one(size: tuple[int, int]) -> None:
 def test_masks_take_the_nearest_pixel() -> None:
     mask = np.random.default_rng(0).integers(0, 2, (9, 12), dtype=np.uint8)
     assert (resize_mask(mask, (3, 4)) == mask[1::3, 1::3]).all()  # the middle of each 3 x 3, not its corner
-    assert (resize_mask(mask, (18, 24)) == mask.repeat(2, axis=0).repeat(2, axis=1)).all()
+    assert (resize_mask(mask, (36, 48)) == mask.repeat(4, axis=0).repeat(4, axis=1)).all()

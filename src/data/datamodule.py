@@ -155,6 +155,12 @@ class SegmentationDataModule(pl.LightningDataModule):
         for part in ("train", "val"):
             self.require(part)
 
+    @property
+    def train_batches(self) -> int:
+        """Batches of one epoch; a last batch of one image is left out: BN cannot normalise a 1x1 map of one image."""
+        whole, rest = divmod(len(self.parts["train"]), self.batch_size)
+        return whole + (rest > 1 or not whole)
+
     def train_dataloader(self) -> DataLoader:
         dataset = SampleDataset(self, self.parts["train"], training=True)
         return self._loader(dataset, EpochSampler(len(dataset), seed=self.seed, position=self._position))
@@ -169,17 +175,18 @@ class SegmentationDataModule(pl.LightningDataModule):
         """
         if self.trainer is None:
             return 0, 0
-        loop, length = self.trainer.fit_loop, len(self.parts["train"])
+        loop = self.trainer.fit_loop
         batches, epochs = loop.epoch_loop.batch_progress.current, loop.epoch_progress.current
         assert isinstance(batches, _ProcessedTracker) and isinstance(epochs, _ProcessedTracker)
-        seen = batches.processed * self.batch_size
-        return epochs.processed, seen if seen < length else 0
+        done = batches.processed if batches.processed < self.train_batches else 0
+        return epochs.processed, done * self.batch_size
 
-    def _loader(self, dataset: Dataset, sampler: EpochSampler | None) -> DataLoader:
+    def _loader(self, dataset: "SampleDataset", sampler: EpochSampler | None) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
+            drop_last=sampler is not None and self.train_batches * self.batch_size < len(dataset.ids),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=init_worker,

@@ -104,7 +104,7 @@ def make_augment(
         A.HorizontalFlip(p=flip),
         A.VerticalFlip(p=flip),
         A.Rotate(limit=(-rotate_limit, rotate_limit), p=rotate, **border),
-        A.Affine(scale=(1 - scale_limit, 1 + scale_limit), p=scale, **border),
+        A.Affine(scale=(1 - scale_limit, 1 + scale_limit), keep_ratio=True, p=scale, **border),
         A.ColorJitter(
             brightness=(1 - color_limit, 1 + color_limit),
             contrast=(1 - color_limit, 1 + color_limit),
