@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from src.rundir import RunDir, read_csv, write_csv
 
@@ -60,35 +61,76 @@ class StepSeed(Callback):
 
 
 class GracefulStop(Callback):
-    """SIGINT and SIGTERM: save within one step, then leave with 128 + signal; the same command resumes exactly there.
+    """SIGINT and SIGTERM, as a context around a whole attempt: leave with 128 + signal, so that status.json says so.
 
-    The handler only notes the signal. Saving inside it would catch a step half done: 6 of 8 such runs diverged.
+    While steps are trained, the handler only notes the signal; the step in progress ends, is saved, and the same
+    command resumes exactly there. (Saving inside the handler would catch a step half done: 6 of 8 such runs diverged.)
+    A signal during validation waits for its end. Before and after training there is nothing to save: it stops at once,
+    and so it does at the second signal.
     """
 
     def __init__(self, run: RunDir):
         self.run = run
         self.received: int | None = None
+        self._training = False
         self._previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # here, since Lightning sets its own SIGTERM handler (exit code 0, nothing saved) when fit begins
-        self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+    def __enter__(self) -> "GracefulStop":
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        at_once = self.received is not None or not self._training
         self.received = number
+        if at_once:
+            raise SystemExit(128 + number)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = True
+        for (
+            number
+        ) in self._previous:  # again: Lightning puts its own SIGTERM handler before ours (exits 0, saves nothing)
+            signal.signal(number, self._note)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # after an epoch's last batch, validation and the regular checkpoint still follow: the next batch stops then
-        if self.received is not None and not trainer.is_last_batch:
+        # not inside a window of accumulated gradients, which no checkpoint holds; and after an epoch's last batch,
+        # validation and the regular checkpoint still follow: the next batch stops then
+        inside = trainer.fit_loop.epoch_loop._should_accumulate()
+        if self.received is not None and not inside and not trainer.is_last_batch:
             trainer.save_checkpoint(self.run.last)
             raise SystemExit(128 + self.received)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = False
+        if self.received is not None:  # it came after the last step: all that is trained is saved
+            raise SystemExit(128 + self.received)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that knows its files again when the run directory was moved or mounted elsewhere.
+
+    Lightning compares absolute paths, and forgets the best score where they differ: the next epoch, however bad, would
+    replace best.ckpt.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        state = dict(state_dict, dirpath=self.dirpath)
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[key] = moved(state.get(key, ""))
+        state["best_k_models"] = {moved(path): score for path, score in state.get("best_k_models", {}).items()}
+        super().load_state_dict(state)
 
 
 class History(Callback):
@@ -97,9 +139,10 @@ class History(Callback):
     def __init__(self, run: RunDir):
         self.path = run.path / "history.csv"
         self.rows: list[dict[str, Any]] = []
-        self._begun, self._images = 0.0, 0
+        self._begun, self._trained, self._images = 0.0, 0.0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.perf_counter()  # a run resumed inside an epoch gets no on_train_epoch_start
         if self.path.is_file():
             self.rows = [dict(row) for row in read_csv(self.path) if int(row["epoch"]) < trainer.current_epoch]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import ConfigError, entry_point
+from src.config import plain, user_errors
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     from src.data.datamodule import SegmentationDataModule
@@ -63,33 +64,41 @@ def evaluate_run(
 ) -> Evaluation:
     """Scores the best checkpoint of a run directory; training calls this too, which is why the numbers agree.
 
-    `data` is a config of other data (its images all count as one part, `all`); `parts` defaults to val and to every
-    test part that is on disk.
+    `data` is a config of where to look instead. The run's own dataset (a folder: the same root) keeps the run's own
+    split, whatever `data` says, so that no training image is scored as another; of anything else, all images are scored
+    as one part, `all`. `parts` defaults to val and to every test part that is on disk.
 
     Raises:
         ValueError: not a run directory, an unknown part, or images of a part that are absent on disk.
+        FloatingPointError: the network's output is not finite.
     """
     from hydra.utils import instantiate
 
+    from src.data.splits import Split, read_split
     from src.rundir import RunDir
 
     segmenter = load_segmenter(path, device)
     trained_on = RunDir.open(path).config()["data"]
+    own_split = read_split(Path(path) / "split.json")
     source = instantiate({**(data or trained_on)})
-    other = data is not None and (data["_target_"] != trained_on["_target_"] or source.dataset == "folder")
-    chosen = list(parts) if parts else ([EVERYTHING] if other else scorable_parts(source))
-    rows = []
-    for part in chosen:
-        ids = sorted(source.ids_on_disk()) if part == EVERYTHING else source.require(part)
-        rows += score(segmenter, source, ids, part)
+    other = source.dataset != own_split.dataset
+    if not other and source.dataset == "folder":
+        other = Path(trained_on["root"]).resolve() != source.root.resolve()
+    ids = tuple(sorted(source.ids_on_disk())) if other else ()
+    source.split = Split(EVERYTHING, source.dataset, {"train": (), "val": (), "test": ids}) if other else own_split
+    chosen = {EVERYTHING: ids} if other else {part: source.require(part) for part in parts or scorable_parts(source)}
+    rows = [row for part, members in chosen.items() for row in score(segmenter, source, members, part)]
+    seen = set(own_split.parts["train"]) & set(ids) if source.dataset == own_split.dataset else set()
     protocol = {
         "aggregation": "per-image mean at native size (pooled values are named so)",
         "empty": "both masks empty 1, one empty 0",
         **segmenter.protocol(),
         "dataset": source.dataset,
+        "root": str(source.root),
         "split": source.split.name,
         "split_hash": source.split.sha256,
-        "trained_on": trained_on["_target_"].rsplit(".", 1)[-1],
+        "trained_on": own_split.dataset,
+        "n_named_like_training_images": len(seen),
         "caveat": source.caveat,
     }
     scores = {part: summarize([row for row in rows if row["part"] == part]) for part in chosen}
@@ -175,6 +184,8 @@ def print_scores(evaluation: Evaluation, title: str) -> None:
         table.add_row(part, str(values["n"]), *(f"{values[name]:.4f}" for name in names))
     console = Console(width=max(110, Console().width))
     console.print(table)
+    if seen := evaluation.protocol["n_named_like_training_images"]:
+        console.print(f"Note: {seen} of these images are named like training images; if they are, this is no test.")
     if evaluation.protocol["caveat"]:
         console.print(f"Note: {evaluation.protocol['caveat']}.")
 
@@ -184,12 +195,12 @@ def _run(cfg: DictConfig) -> None:
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
-    data: Any = OmegaConf.to_container(cfg.data, resolve=True) if cfg.data is not None else None
-    try:
-        evaluation = evaluate_run(cfg.run, data=data, parts=cfg.parts, device=cfg.device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    name = "-".join([evaluation.protocol["dataset"], evaluation.protocol["split"], *evaluation.scores])
+    parts = [cfg.parts] if isinstance(cfg.parts, str) else cfg.parts
+    with user_errors():
+        data = plain(cfg.data) if cfg.data is not None else None
+        evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device)
+    split = evaluation.source.split
+    name = "-".join([split.dataset, Path(evaluation.protocol["root"]).name, split.hash, *evaluation.scores])
     folder = Path(cfg.out or Path(cfg.run) / "evaluations" / name)
     folder.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, folder, name)

@@ -15,8 +15,8 @@ TRUTH, PRED = (64, 220, 90), (255, 70, 70)  # green and red, RGB
 TILE = 256
 
 
-def plot_curves(history: Sequence[Mapping[str, str]], path: Path, monitor: str) -> None:
-    """Loss, Dice and learning rate over epochs, with the best epoch by `monitor` marked."""
+def plot_curves(history: Sequence[Mapping[str, str]], path: Path, monitor: str, best_epoch: int) -> None:
+    """Loss, Dice and learning rate over epochs, with the best epoch by `monitor` (counted from 0) marked."""
     epochs = [int(row["epoch"]) + 1 for row in history]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     panels = (("loss", ("train/loss", "val/loss")), ("dice", ("train/dice", "val/dice")), ("learning rate", ("lr",)))
@@ -26,10 +26,9 @@ def plot_curves(history: Sequence[Mapping[str, str]], path: Path, monitor: str) 
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         axis.legend()
-    watched = [float(row[monitor]) for row in history]
-    best = (np.argmin if monitor.endswith("loss") else np.argmax)(watched)
-    axes[0 if monitor.endswith("loss") else 1].axvline(epochs[best], color="grey", linestyle=":")
-    figure.suptitle(f"best {monitor} {watched[best]:.4f} in epoch {epochs[best]}")
+    value = next(float(row[monitor]) for row in history if int(row["epoch"]) == best_epoch)
+    axes[0 if monitor.endswith("loss") else 1].axvline(best_epoch + 1, color="grey", linestyle=":")
+    figure.suptitle(f"best {monitor} {value:.4f} in epoch {best_epoch + 1}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -58,7 +58,7 @@ def read_weights(path: str | Path, net: nn.Module) -> nn.Module:
 
 
 class Segmenter:
-    """Images of any size -> probability maps of their own size, in float32.
+    """Images of any size -> probability maps of their own size, in float32; FloatingPointError if they are not finite.
 
     Each image is resized to `size`, normalised and segmented; the *logits* are resized back, bilinear, and only then
     become probabilities, so thresholding happens at native size.
@@ -83,7 +83,11 @@ class Segmenter:
     def probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Each image (H, W, 3) uint8 gives a map (H, W) float32 of P(foreground)."""
         small = np.stack([resize_image(image, self.size).transpose(2, 0, 1) for image in images])
-        logits = self.net(normalize(torch.from_numpy(small).to(self.device), self.mean, self.std)).float()
+        exact = {"benchmark": False, "deterministic": True, "allow_tf32": False}  # on a GPU: the same numbers again
+        with torch.backends.cudnn.flags(enabled=True, **exact):
+            logits = self.net(normalize(torch.from_numpy(small).to(self.device), self.mean, self.std)).float()
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError("the network's output is not finite: its weights are damaged or diverged.")
         return [
             F.interpolate(logits[i : i + 1], size=image.shape[:2], mode="bilinear", align_corners=False)[0, 0]
             .sigmoid()
@@ -94,7 +98,16 @@ class Segmenter:
 
     def protocol(self) -> Mapping[str, Any]:
         """How its masks come about, to stand beside every score."""
-        return {"size": list(self.size), "mode": "full", "threshold": self.threshold, "tta": None, "postprocess": None}
+        return {
+            "size": list(self.size),
+            "mode": "full",
+            "threshold": self.threshold,
+            "tta": None,
+            "postprocess": None,
+        } | {
+            "device": self.device.type,
+            "precision": "float32",
+        }
 
 
 def best_device() -> str:

@@ -7,6 +7,7 @@ A run directory is complete: everything after training takes nothing else.
     split.json          the ids of every part, with name and hash
     checkpoints/        best.ckpt and last.ckpt: plain values and tensors only
     history.csv         one row per epoch
+    cost.csv            parameters and multiply-adds per stage and block
     metrics.json        scores with their protocol, cost, seed, commit, versions
     per_image.csv       one row per scored image
     figures/            curves.png, overlays.png
@@ -15,6 +16,7 @@ A run directory is complete: everything after training takes nothing else.
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -32,19 +34,25 @@ RESUME = ("auto", "must", "never")
 NOT_DEFINING = {
     "": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads")
 } | {
-    "data": ("root", "num_workers"),
+    "data": ("num_workers",),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }
 RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
 def defining(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What defines a run: its resolved config without NOT_DEFINING."""
+    """What defines a run: its resolved config without NOT_DEFINING, and without its own path wherever that stands.
+
+    `data.root` counts only where the images have no named split (data=folder): a dataset may be moved.
+    """
     kept = {key: value for key, value in config.items() if key not in NOT_DEFINING[""]}
     for group, keys in NOT_DEFINING.items():
         if group in kept:
             kept[group] = {key: value for key, value in kept[group].items() if key not in keys}
-    return kept
+    if "split" in kept.get("data", {}):
+        kept["data"].pop("root", None)
+    own_path = json.dumps(str(config.get("run_dir")))[1:-1]
+    return json.loads(json.dumps(kept, default=str).replace(own_path, "<run_dir>"))
 
 
 def run_hash(config: Mapping[str, Any]) -> str:
@@ -68,11 +76,14 @@ def write_text(path: Path, text: str) -> None:
     """Writes beside the target, then renames: the file at `path` is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -81,11 +92,11 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of one shape; floats as Python prints them, so that reading them back gives the same numbers."""
-    lines = [] if not rows else [list(rows[0]), *(list(row.values()) for row in rows)]
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(lines)
-    os.replace(draft, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -66,6 +66,12 @@ class SegmentationTask(pl.LightningModule):
         """Loss, boolean prediction and boolean target of a batch."""
         logits = self(batch["image"])
         loss = self.loss(logits, batch["mask"])
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the {split} loss is {loss.item()} in epoch {self.current_epoch}, images {', '.join(batch['id'])}. "
+                "The last checkpoint is from before it. Lower optim.lr, use trainer.precision=32-true, or look at "
+                "those images."
+            )
         main = logits if isinstance(logits, Tensor) else logits[0]
         on_step, size = split == "train", len(main)
         self.log(f"{split}/loss", loss, on_step=on_step, on_epoch=True, prog_bar=on_step, batch_size=size)
@@ -75,12 +81,6 @@ class SegmentationTask(pl.LightningModule):
         loss, pred, target = self._step(batch, "train")
         dice = scores(confusion(pred, target))["dice"].float()
         self.log("train/dice", dice.mean(), on_step=False, on_epoch=True, batch_size=len(dice))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}, images "
-                f"{', '.join(batch['id'])}. The last checkpoint is from before it. Lower optim.lr, use "
-                "trainer.precision=32-true, or look at those images."
-            )
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -8,22 +8,26 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
-from src.cli import ConfigError, did_you_mean, entry_point
-from src.rundir import RESUME, RunDir, differences, provenance, run_hash, write_json, write_text
+from src.cli import ConfigError, entry_point
+from src.config import complete_config, user_errors
+from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
+from src.rundir import RunDir, provenance, read_csv, write_csv, write_json, write_text
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
     from torch import nn
 
+    from src.callbacks import GracefulStop
     from src.data.datamodule import SegmentationDataModule
     from src.models.cost import Cost
     from src.task import SegmentationTask
@@ -39,41 +43,15 @@ QUIET = (
 PANEL = 8  # overlays sent to the logger
 
 
-def complete_config(cfg: DictConfig, choices: Mapping[str, str], *, multirun: bool) -> dict[str, Any]:
-    """The plain, resolved config of a run with its open ends tied: mode, test, threads, widths, run directory.
-
-    Raises ConfigError for a monitor or resume mode that does not exist, or a budget that no width meets.
-    """
-    from src.build import pin_threads, solve_width
-    from src.task import METRICS
-
-    if cfg.monitor not in METRICS:
-        hint = did_you_mean(cfg.monitor, METRICS)
-        raise ConfigError(f"monitor={cfg.monitor} is not a metric. {hint} Possible: {', '.join(METRICS)}.")
-    if cfg.resume not in RESUME:
-        raise ConfigError(f"resume={cfg.resume} is not possible. Use {', '.join(RESUME)}.")
-    cfg = cfg.copy()
-    with open_dict(cfg), user_errors():
-        cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
-        cfg.test = not multirun if cfg.test is None else cfg.test
-        cfg.threads = pin_threads(cfg.threads)
-        cfg.model = solve_width(_plain(cfg.model), cfg.data.size)
-        name = f"{choices['model']}-{run_hash(_plain(cfg))}-seed{cfg.seed}"
-        cfg.run_dir = cfg.run_dir or str(Path(cfg.runs) / (cfg.study or choices["data"]) / name)
-        cfg.run_name = cfg.run_name or Path(cfg.run_dir).name
-        cfg.choices = dict(choices)
-    return _plain(cfg)
-
-
 def train(config: dict[str, Any]) -> float:
     """Build, fit, score; returns the best value of `monitor`, for sweepers.
 
     Called again, it returns at once when the run is finished, and goes on where it stopped when it is not.
 
     Raises:
-        ConfigError: bad config or data, before anything is written.
+        ConfigError: bad config or data; nothing is trained.
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stands.
-        SystemExit: 130 or 143 after SIGINT or SIGTERM, with everything saved.
+        SystemExit: 130 or 143 after SIGINT or SIGTERM; what was trained is saved.
     """
     from hydra.utils import instantiate
 
@@ -81,49 +59,66 @@ def train(config: dict[str, Any]) -> float:
         source = instantiate(config["data"])
         source.setup("fit")
         run = RunDir(Path(config["run_dir"]))
-        if config["resume"] == "never" and run.status():
-            print(f"resume=never: the earlier run is kept in {run.set_aside()}", file=sys.stderr)
-        checkpoint = _checkpoint_to_resume(run, config)
         lock = run.claim()
     try:
-        if run.status().get("state") == "finished":
-            best = run.metrics()["best"]
-            print(f"{run.path} is finished: {best['monitor']} {best['value']:.4f}. resume=never trains it afresh.")
-            return float(best["value"])
+        with user_errors():
+            if config["resume"] == "never" and run.status():
+                lock = set_aside(run, lock)
+            check_same_run(run, config, source)
+            if run.status().get("state") == "finished":
+                return tell_finished(run, config)
+            checkpoint = checkpoint_to_resume(run, config)
+            net, cost = _make_net(config, source)
         with _logged_to(run.path / "train.log"):
-            return _attempt(config, run, source, checkpoint)
+            return _attempt(config, run, source, net, cost, checkpoint)
     finally:
         lock.close()
 
 
-def _attempt(config: dict[str, Any], run: RunDir, source: "SegmentationDataModule", checkpoint: Path | None) -> float:
+def _attempt(
+    config: dict[str, Any],
+    run: RunDir,
+    source: "SegmentationDataModule",
+    net: "nn.Module",
+    cost: "Cost",
+    checkpoint: Path | None,
+) -> float:
     """One attempt at a run; whatever ends it is written into status.json."""
     from src import loggers
+    from src.callbacks import GracefulStop
 
     logger: Any = False
+    begun = provenance()  # now: files may change while it trains
+    stop = GracefulStop(run)
     try:
-        run.mark("running")
-        write_text(run.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-        write_text(run.path / "split.json", source.split.to_json())
-        _tell_about_data(source, config)
-        net, cost = _make_net(config, source)
-        logger = _make_logger(config, cost)
-        seconds = _fit(config, run, source, net, logger, checkpoint)
-        value = _score(config, run, logger, cost, seconds)
-        run.mark("finished", exit_code=0)
+        with stop:
+            tell_about_code(run, begun)
+            run.mark("running", **begun)
+            write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_text(run.path / "split.json", source.split.to_json())
+            stages = [{"module": name, "params": n, "macs": m, "flops": 2 * m} for name, n, m in cost.rows(3)]
+            write_csv(run.path / "cost.csv", stages)
+            _tell_about_data(source, config)
+            logger = _make_logger(config, cost)
+            trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint)
+            value = _score(config, run, logger, cost, {"seconds_of_last_attempt": seconds, **begun}, trainer)
+        run.mark("finished", exit_code=0, **begun)
         loggers.finish(logger, exit_code=0)
         return value
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-        run.mark("interrupted", reason=f"signal {code - 128}", exit_code=code)
-        loggers.finish(logger, exit_code=code)
-        print(f"interrupted and saved; the same command goes on from there: {run.path}", file=sys.stderr)
-        raise
     except BaseException as error:
-        run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=1)
-        write_text(run.path / "traceback.txt", traceback.format_exc())
-        loggers.finish(logger, exit_code=1)
-        raise
+        if stop.received is None:
+            code = 2 if isinstance(error, ConfigError) else 1
+            run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=code, **begun)
+            write_text(run.path / "traceback.txt", traceback.format_exc())
+            loggers.finish(logger, exit_code=code)
+            raise
+        # whatever surfaced: a library that was interrupted may dress the SystemExit up as an error of its own
+        code = 128 + stop.received
+        run.mark("interrupted", reason=f"signal {stop.received}", exit_code=code, **begun)
+        loggers.finish(logger, exit_code=code)
+        saved = "saved" if run.last.is_file() else "nothing trained yet"
+        print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
+        raise SystemExit(code) from error
 
 
 def _fit(
@@ -132,18 +127,15 @@ def _fit(
     source: "SegmentationDataModule",
     net: "nn.Module",
     logger: Any,
+    stop: "GracefulStop",
     checkpoint: Path | None,
-) -> float:
-    """Trains to the end; returns the seconds of this attempt."""
-    from src.callbacks import GracefulStop
-
-    stop = GracefulStop(run)
+) -> "tuple[pl.Trainer, float]":
+    """Trains to the end; returns the trainer and the seconds of this attempt."""
     trainer = _make_trainer(config, run, logger, stop)
+    task = _make_task(config, net, source)
     begun = time.perf_counter()
-    trainer.fit(_make_task(config, net, source), datamodule=source, ckpt_path=checkpoint, weights_only=True)
-    if stop.received is not None:  # it came after the last step: all that is trained is saved
-        raise SystemExit(128 + stop.received)
-    return time.perf_counter() - begun
+    trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
+    return trainer, round(time.perf_counter() - begun, 1)
 
 
 def _make_net(config: dict[str, Any], source: "SegmentationDataModule") -> "tuple[nn.Module, Cost]":
@@ -153,13 +145,14 @@ def _make_net(config: dict[str, Any], source: "SegmentationDataModule") -> "tupl
     from src.models.cost import measure_cost
 
     seed_everything(config["seed"], workers=True, verbose=False)
-    with user_errors():
-        net = build_net(config["model"])
-        if net.num_classes != 1:
-            raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
-        if config["deep_supervision"] and getattr(net, "aux_heads", None) is None:
-            raise ValueError("deep_supervision=true needs a network with auxiliary heads, such as model=emisnet.")
-    return net, measure_cost(net, (1, config["model"]["in_channels"], *source.size))
+    net = build_net(config["model"])
+    if net.num_classes != 1:
+        raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
+    if net.in_channels != len(source.mean):
+        raise ValueError(f"model.in_channels={net.in_channels}, but images have {len(source.mean)} channels.")
+    if config["deep_supervision"] and not getattr(net, "aux_heads", None):
+        raise ValueError("deep_supervision=true needs a network with auxiliary heads, such as model=emisnet.")
+    return net, measure_cost(net, (1, len(source.mean), *source.size))
 
 
 def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDataModule") -> "SegmentationTask":
@@ -183,7 +176,7 @@ def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDa
     )
 
 
-def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: Any) -> "pl.Trainer":
+def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "GracefulStop") -> "pl.Trainer":
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 
@@ -220,105 +213,57 @@ def _make_logger(config: dict[str, Any], cost: "Cost") -> Any:
     return logger
 
 
-def _score(config: dict[str, Any], run: RunDir, logger: Any, cost: "Cost", seconds: float) -> float:
+def _score(
+    config: dict[str, Any], run: RunDir, logger: Any, cost: "Cost", attempt: dict[str, Any], trainer: "pl.Trainer"
+) -> float:
     """Scores the best checkpoint at native size; writes metrics, rows and pictures and says where they are."""
     from src import loggers
     from src.evaluate import evaluate_run, print_scores, write_evaluation
     from src.figures import plot_curves
-    from src.rundir import read_csv
+    from src.inference import read_checkpoint
 
     history = read_csv(run.path / "history.csv")
-    choose = min if config["mode"] == "min" else max
-    best = choose(history, key=lambda row: float(row[config["monitor"]]))
-    value = float(best[config["monitor"]])
-    evaluation = evaluate_run(run.path, parts=None if config["test"] else ["val"])
+    epoch = read_checkpoint(run.best)["epoch"]
+    value = float(next(row for row in history if int(row["epoch"]) == epoch)[config["monitor"]])
+    parts = None if config["test"] else ["val"]
+    evaluation = evaluate_run(run.path, parts=parts, device=str(trainer.strategy.root_device))
     metrics = {
         "scores": evaluation.scores,
         "protocol": evaluation.protocol,
-        "best": {"monitor": config["monitor"], "value": value, "epoch": int(best["epoch"])},
+        "best": {"monitor": config["monitor"], "value": value, "epoch": epoch},
         "seed": config["seed"],
         "cost": {"params": cost.params, "macs": cost.macs, "flops": cost.flops, "input_shape": list(cost.input_shape)},
         "threads": config["threads"],
-        "seconds_of_last_attempt": round(seconds, 1),
-        **provenance(),
+        **attempt,
     }
     write_json(run.path / "metrics.json", metrics)
     write_evaluation(evaluation, run.path, run.path.name)
-    plot_curves(history, run.figures / "curves.png", config["monitor"])
+    plot_curves(history, run.figures / "curves.png", config["monitor"], epoch)
     part = list(evaluation.scores)[-1]
     native = {f"{part}_native/{name}": value for part, row in evaluation.scores.items() for name, value in row.items()}
     loggers.log_summary(logger, native)
     loggers.log_overlays(logger, evaluation.samples([row for row in evaluation.rows if row["part"] == part][:PANEL]))
     print_scores(evaluation, f"{run.path.name}: {cost.params / 1e6:.3f} M params, {cost.macs / 1e9:.3f} GMACs")
-    print(f"best {config['monitor']} {value:.4f} (at training size) in epoch {int(best['epoch']) + 1}")
+    print(f"best {config['monitor']} {value:.4f} (at training size) in epoch {epoch + 1}")
     print(f"run directory: {run.path}\npictures: {run.figures / 'overlays.png'}  {run.figures / 'curves.png'}")
     return value
-
-
-def _checkpoint_to_resume(run: RunDir, config: dict[str, Any]) -> Path | None:
-    """Where to go on: last.ckpt, best.ckpt where that one is damaged, None for a fresh start.
-
-    Raises ValueError when there is nothing and `resume=must`, nothing whole, or the directory is of another config.
-    """
-    from src.inference import read_checkpoint
-
-    if (run.path / "config.yaml").is_file() and (changed := differences(run.config(), config)):
-        raise ValueError(
-            f"{run.path} holds a run of another config; it differs in {', '.join(changed[:8])}. "
-            "Choose another run_dir, or resume=never to start afresh (the earlier run is kept beside it)."
-        )
-    damaged = ""
-    for path in (run.last, run.best):
-        if path.is_file():
-            try:
-                epoch = read_checkpoint(path)["epoch"]
-            except ValueError as error:
-                damaged = str(error)
-                print(f"{damaged}", file=sys.stderr)
-                continue
-            if run.status().get("state") != "finished":
-                print(f"resuming from {path}, epoch {epoch + 1}", file=sys.stderr)
-                if (threads := run.config()["threads"]) != config["threads"]:
-                    print(
-                        f"note: begun with {threads} threads, now {config['threads']}: the numbers will differ in the "
-                        f"last digits. threads={threads} keeps them.",
-                        file=sys.stderr,
-                    )
-            return path
-    if damaged:
-        raise ValueError(f"{damaged} There is no other checkpoint in {run.path}; resume=never starts afresh.")
-    if config["resume"] == "must":
-        raise ValueError(f"resume=must, but {run.last} does not exist. Use resume=auto to start from scratch.")
-    return None
 
 
 def _tell_about_data(source: "SegmentationDataModule", config: dict[str, Any]) -> None:
     """One line on what is trained on, and one for everything a reader would otherwise not notice."""
     sizes = ", ".join(f"{part} {len(ids)}" for part, ids in source.parts.items())
-    print(f"{source.dataset}, split {source.split.name} ({source.split.hash[:12]}): {sizes}", file=sys.stderr)
-    for part in source.parts:
-        if config["test"] and part.startswith("test") and (absent := source.absent(part)):
-            print(
-                f"note: {len(absent)} of {len(source.parts[part])} images of {part} are not on disk; it is not scored "
-                "after training.",
-                file=sys.stderr,
-            )
+    notes = []
+    for part, ids in source.parts.items():
+        absent = source.absent(part)
+        if config["test"] and part.startswith("test") and (absent or not ids):
+            notes.append(f"{len(absent) or 'all'} of {len(ids) or 'the'} images of {part} are not on disk; not scored")
     if unlisted := source.unlisted():
-        print(
-            f"note: {len(unlisted)} images on disk are in no part of this split, such as {unlisted[0]}.",
-            file=sys.stderr,
-        )
+        notes.append(f"{len(unlisted)} images on disk are in no part of this split, such as {unlisted[0]}")
     if source.caveat:
-        print(f"note: {source.caveat}.", file=sys.stderr)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """A ValueError in here is the user's to mend: message only, exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+        notes.append(source.caveat)
+    print(f"{source.dataset}, split {source.split.name} ({source.split.hash}): {sizes}", file=sys.stderr)
+    for note in notes:
+        print(f"note: {note}.", file=sys.stderr)
 
 
 @contextmanager
@@ -329,6 +274,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     logging.getLogger().addHandler(handler)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes on hardware and products
     logging.captureWarnings(True)
+    formatwarning = warnings.formatwarning
     with warnings.catch_warnings():
         warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}"
         for message in QUIET:
@@ -336,15 +282,10 @@ def _logged_to(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            warnings.formatwarning = formatwarning
             logging.captureWarnings(False)
             logging.getLogger().removeHandler(handler)
             handler.close()
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    container = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
 
 
 def _run(cfg: DictConfig) -> float:

@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from src.train import complete_config, train
+from src.config import complete_config
+from src.train import train
 
 REPO = Path(__file__).resolve().parent.parent
 # Small enough for seconds, with every stage of a real run; `plus` has no published 1x1 dilation to warn of.

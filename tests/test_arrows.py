@@ -16,12 +16,13 @@ ROOMS = {
     "inference.py": {"src.data.transforms"},
     "task.py": {"src.inference", "src.metrics"},
     "rundir.py": set(),
+    "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
     "loggers.py": set(),
     "callbacks.py": {"src.rundir"},
 }
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py"}  # besides the entry points
-HYDRA = {"build.py", "cli.py", "preflight.py", "train.py", "evaluate.py"}
+HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

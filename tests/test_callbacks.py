@@ -50,9 +50,9 @@ def test_csv_gives_back_the_same_floats(tmp_path: Path) -> None:
 
 
 def test_what_defines_a_run() -> None:
-    config = {"seed": 0, "runs": "a", "data": {"size": 32, "root": "x"}, "optim": {"lr": 1}}
-    moved = {"seed": 0, "runs": "b", "data": {"size": 32, "root": "y"}, "optim": {"lr": 1}}
-    changed = {"seed": 0, "runs": "a", "data": {"size": 64, "root": "x"}, "optim": {"lr": 2}}
+    config = {"seed": 0, "runs": "a", "data": {"split": "s", "size": 32, "root": "x"}, "optim": {"lr": 1}}
+    moved = {"seed": 0, "runs": "b", "data": {"split": "s", "size": 32, "root": "y"}, "optim": {"lr": 1}}
+    changed = {"seed": 0, "runs": "a", "data": {"split": "s", "size": 64, "root": "x"}, "optim": {"lr": 2}}
     assert run_hash(config) == run_hash(moved) != run_hash(changed)
     assert differences(config, moved) == [] and differences(config, changed) == ["data.size", "optim.lr"]
 

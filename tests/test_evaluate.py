@@ -52,7 +52,27 @@ def test_other_data_is_scored_as_one_part(trained_run: Path, tmp_path: Path) -> 
     evaluation = evaluate_run(trained_run, data=data)
     assert evaluation.scores["all"]["n"] == 3
     assert [(row["height"], row["width"]) for row in evaluation.rows] == [(50, 60), (51, 60), (52, 60)]
-    assert evaluation.protocol["dataset"] == "folder" and evaluation.protocol["trained_on"] == "Synthetic"
+    assert evaluation.protocol["dataset"] == "folder" and evaluation.protocol["trained_on"] == "synthetic"
+
+
+def test_the_same_dataset_keeps_the_split_of_the_run(trained_run: Path) -> None:
+    # with other counts, the data's own split would call training images `test`
+    data = RunDir(trained_run).config()["data"] | {"counts": [4, 4, 15]}
+    evaluation = evaluate_run(trained_run, data=data)
+    assert evaluation.scores == RunDir(trained_run).metrics()["scores"]
+
+
+def test_two_images_of_other_data_are_enough(trained_run: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", count=2)
+    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    assert evaluate_run(trained_run, data=data).scores["all"]["n"] == 2
+
+
+def test_damaged_weights_are_not_scored_as_empty_masks(trained_run: Path) -> None:
+    segmenter = load_segmenter(trained_run)
+    segmenter.net.head.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        segmenter.probabilities([np.zeros((40, 40, 3), np.uint8)])
 
 
 def test_errors_name_what_is_possible(trained_run: Path, tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ def test_an_experiment_starts_with_question_command_and_expected_result(file) ->
     preflight([f"experiment={file.stem}"], "train")
 
 
+def test_no_placeholder_is_left() -> None:
+    assert re.findall(r"^[A-Z_]{6,}$", README, re.MULTILINE) == []
+
+
 def test_every_make_target_of_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
@@ -43,8 +47,10 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize("entry", ["train", "evaluate"])
 def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
-    begun = time.perf_counter()
-    command = [sys.executable, "-m", f"src.{entry}", "--help"]
-    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
-    assert time.perf_counter() - begun < 3
+    command, seconds = [sys.executable, "-m", f"src.{entry}", "--help"], []
+    for _ in range(3):  # the best of three: another process may hold the machine for a moment
+        begun = time.perf_counter()
+        shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 3
     assert "kvasir_seg" in shown and "Examples" in shown and "${" not in shown

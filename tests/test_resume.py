@@ -52,8 +52,8 @@ def epochs_done(folder: Path) -> int:
     return len(read_csv(folder / "history.csv")) if (folder / "history.csv").is_file() else 0
 
 
-def finish(folder: Path) -> str:
-    code = start(folder).wait(timeout=150)
+def finish(folder: Path, *more: str) -> str:
+    code = start(folder, *more).wait(timeout=150)
     errors = said(folder).read_text()
     assert code == 0, errors
     return errors
@@ -125,3 +125,49 @@ def test_a_damaged_last_checkpoint_is_named_and_the_best_one_taken(tmp_path: Pat
     errors = finish(folder)
     assert "last.ckpt is not a readable checkpoint" in errors and "resuming from" in errors and "best.ckpt" in errors
     assert RunDir(folder).status()["state"] == "finished"
+
+
+def test_accumulated_gradients_and_a_shortened_epoch_resume_exactly(tmp_path: Path) -> None:
+    # 24 images in batches of 4, of which 5 a epoch: windows of 2 batches, the last one short
+    more = ("trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=5", "trainer.max_epochs=3")
+    finish(tmp_path / "unbroken", *more)
+    folder = tmp_path / "run"
+    process = start(folder, *more)
+    wait_for_epoch(1, folder, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143, said(folder).read_text()
+    process = start(folder, *more)  # once more, killed after an epoch, with the loader's workers already reading on
+    wait_for_epoch(2, folder, process)
+    process.kill()
+    process.wait()
+    finish(folder, *more)
+    assert_same(folder, tmp_path / "unbroken")
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "here" / "run"
+    folder.parent.mkdir()
+    process = start(folder)
+    wait_for_epoch(2, folder, process)
+    process.kill()
+    process.wait()
+    moved = tmp_path / "there" / "run"
+    folder.parent.rename(moved.parent)
+    finish(moved)
+    metrics = RunDir(moved).metrics()
+    rows = read_csv(moved / "history.csv")
+    assert metrics["best"]["value"] == max(float(row["val/dice"]) for row in rows)
+    assert torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == metrics["best"]["epoch"]
+
+
+def test_ctrl_c_before_training_is_interrupted_and_trains_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(folder, "data.counts=[24,5,6]")
+    end = time.monotonic() + 120
+    while not (folder / "status.json").is_file():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130, said(folder).read_text()
+    status = RunDir(folder).status()
+    assert (status["state"], status["exit_code"]) == ("interrupted", 130)

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from src.cli import ConfigError
+from src.data.splits import Split
 from src.evaluate import load_segmenter
 from src.inference import read_checkpoint
 from src.rundir import RunDir, read_csv
@@ -114,10 +115,15 @@ def test_a_directory_of_another_config_is_refused(tiny, tmp_path: Path) -> None:
         train(tiny("trainer.max_epochs=1", "optim.lr=0.5", f"run_dir={tmp_path / 'mine'}"))
 
 
-def test_a_directory_in_use_is_refused(tiny) -> None:
-    config = tiny()
-    with RunDir(Path(config["run_dir"])).claim(), pytest.raises(ConfigError, match="in use"):
-        train(config)
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_directory_in_use_is_refused(tiny, resume: str) -> None:
+    config = tiny(f"resume={resume}")
+    run = RunDir(Path(config["run_dir"]))
+    with run.claim():
+        run.mark("running")
+        with pytest.raises(ConfigError, match="in use"):
+            train(config)
+    assert run.path.is_dir() and not list(run.path.parent.glob("*.old-*"))
 
 
 def test_a_multirun_leaves_test_alone(tiny) -> None:
@@ -167,7 +173,7 @@ def test_compile_keeps_the_names_of_the_weights(tmp_path: Path) -> None:
         subprocess.run(command, cwd=REPO, check=True, timeout=240)
     plain, compiled = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
     assert plain.keys() == compiled.keys()
-    assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=0.05) for key in plain)
+    assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=1e-3) for key in plain)
 
 
 def test_with_ema_the_averaged_weights_are_scored(tiny) -> None:
@@ -197,11 +203,57 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_names_the_images(tiny) -> N
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("monitor=val/dcie", "val/dice"), ("resume=sometimes", "auto, must, never"), ("model.match_params=10", "2 %")],
+    [
+        ("monitor=val/dcie", "val/dice"),
+        ("resume=sometimes", "auto, must, never"),
+        ("model.match_params=10", "2 %"),
+        ("test=no", "neither true nor false"),
+        ("schedule.shape=cosin", "cosine"),
+        ("seed=-1", "from 0 up"),
+        ("ema=1.5", "below 1"),
+        ("optim.lr=fast", "above 0"),
+        ("trainer.max_epochs=0", "above 0"),
+        ("trainer.devices=2", "one device"),
+        ("trainer.limit_val_batches=0", "validates after every epoch"),
+    ],
 )
 def test_bad_values_are_answered_with_the_possible_ones(tiny, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [(("model.in_channels=1",), "3 channels"), (("model.num_classes=2",), "binary")],
+)
+def test_a_network_that_does_not_fit_the_data_is_refused_before_training(tiny, overrides, message: str) -> None:
+    config = tiny(*overrides)
+    with pytest.raises(ConfigError, match=message):
+        train(config)
+    assert RunDir(Path(config["run_dir"])).status() == {}
+
+
+def test_a_folder_without_its_root_is_asked_for(tiny_on) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root needs a value"):
+        tiny_on("folder")
+
+
+def test_other_folders_are_other_runs_and_moved_datasets_are_not(tiny_on) -> None:
+    one, other = tiny_on("folder", "data.root=a"), tiny_on("folder", "data.root=b")
+    assert one["run_dir"] != other["run_dir"]
+    assert tiny_on("glas", "data.root=a")["run_dir"] == tiny_on("glas", "data.root=b")["run_dir"]
+
+
+def test_images_that_changed_sides_are_noticed(tiny) -> None:
+    config = tiny("trainer.max_epochs=1")
+    train(config)
+    split = Path(config["run_dir"]) / "split.json"
+    content = json.loads(split.read_text())
+    content["parts"]["val"], content["parts"]["test"] = content["parts"]["test"], content["parts"]["val"]
+    content["sha256"] = Split("generated", "synthetic", content["parts"]).sha256
+    split.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="changed sides"):
+        train(config)
 
 
 def test_match_params_ends_in_the_config(tiny) -> None:

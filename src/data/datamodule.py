@@ -5,6 +5,7 @@ the device as bytes and is normalised there.
 """
 
 import copy
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.decode import read_image, read_mask
+from src.data.decode import image_size, read_image, read_mask
 from src.data.pairs import Pair
 from src.data.sampler import EpochSampler
 from src.data.splits import Split, find_absent, load_split
@@ -102,6 +103,19 @@ class SegmentationDataModule(pl.LightningDataModule):
             )
         return image, mask
 
+    def check_sizes(self, ids: Sequence[str]) -> None:
+        """ValueError that lists the images whose mask has another size, read off the files' headers."""
+        faults = []
+        for sample_id in ids:
+            image, mask = image_size(self.pairs[sample_id].image), image_size(self.pairs[sample_id].mask)
+            if image != mask:
+                faults.append(f"{sample_id} {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]}")
+        if faults:
+            raise ValueError(
+                f"{self.dataset}: {_some(faults)}: image and mask differ in size (height x width) under {self.root}. "
+                "Give both the same size."
+            )
+
     # -- the split --------------------------------------------------------------------------------
 
     @property
@@ -115,6 +129,10 @@ class SegmentationDataModule(pl.LightningDataModule):
         if self._split is None:
             self._split = self.make_split()
         return self._split
+
+    @split.setter
+    def split(self, split: Split) -> None:
+        self._split = split
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -142,18 +160,19 @@ class SegmentationDataModule(pl.LightningDataModule):
                 "or choose a split, fractions or counts that give it some."
             )
         if absent:
-            named = ", ".join(absent[:SHOWN]) + (f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else "")
             raise ValueError(
                 f"{self.dataset}, split {self.split.name!r}, part {part!r}: {len(absent)} of {len(ids)} images are not "
-                f"under {self.root}: {named}. Put them there, or choose a split of what is there (data.split=holdout)."
+                f"under {self.root}: {_some(absent)}. Put them there, or choose a split of what is there "
+                "(data.split=holdout)."
             )
         return ids
 
     # -- Lightning --------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        for part in ("train", "val"):
-            self.require(part)
+        ids = [*self.require("train"), *self.require("val")]
+        tests = [part for part in self.parts if part.startswith("test") and not self.absent(part)]
+        self.check_sizes([*ids, *(sample_id for part in tests for sample_id in self.parts[part])])
 
     @property
     def train_batches(self) -> int:
@@ -176,10 +195,10 @@ class SegmentationDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop
-        batches, epochs = loop.epoch_loop.batch_progress.current, loop.epoch_progress.current
+        progress = loop.epoch_loop.batch_progress
+        batches, epochs = progress.current, loop.epoch_progress.current
         assert isinstance(batches, _ProcessedTracker) and isinstance(epochs, _ProcessedTracker)
-        done = batches.processed if batches.processed < self.train_batches else 0
-        return epochs.processed, done * self.batch_size
+        return epochs.processed, 0 if progress.is_last_batch else batches.processed * self.batch_size
 
     def _loader(self, dataset: "SampleDataset", sampler: EpochSampler | None) -> DataLoader:
         return DataLoader(
@@ -234,6 +253,11 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
 def init_worker(worker_id: int) -> None:
     """Workers leave signals to the main process, though a scheduler or Ctrl-C sends them to all; one thread each."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
@@ -247,7 +271,8 @@ def init_worker(worker_id: int) -> None:
 
 def _terminate_for_parent() -> None:
     """Ends this worker at a SIGTERM of its main process, which would wait for ever at its own end were all ignored."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    parent = process.pid if (process := multiprocessing.parent_process()) else os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 

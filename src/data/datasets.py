@@ -111,6 +111,9 @@ class Synthetic(SegmentationDataModule):
     def ids_on_disk(self) -> set[str]:
         return set().union(*self.parts.values())
 
+    def check_sizes(self, ids: Sequence[str]) -> None:
+        """Nothing to check: image and mask are made together."""
+
     def make_split(self) -> Split:
         ids = [f"{self.kinds[i % len(self.kinds)]}_{i:05d}" for i in range(sum(self.counts))]
         train, val, _ = self.counts

@@ -1,0 +1,84 @@
+"""From a composed config to the plain, complete one that a run is trained with; what cannot work is refused here."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue
+
+from src.cli import ConfigError, did_you_mean
+from src.rundir import RESUME, run_hash
+
+SWITCHES = ("deep_supervision", "channels_last", "compile", "test")
+
+
+def complete_config(cfg: DictConfig, choices: Mapping[str, str], *, multirun: bool) -> dict[str, Any]:
+    """The plain, resolved config of a run with its open ends tied: mode, test, threads, widths, run directory.
+
+    Raises ConfigError for a value that cannot work, or a budget that no width meets.
+    """
+    from src.build import pin_threads, solve_width
+
+    cfg = cfg.copy()
+    with open_dict(cfg), user_errors():
+        cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
+        cfg.test = not multirun if cfg.test is None else cfg.test
+        _check(plain(cfg))
+        cfg.threads = pin_threads(cfg.threads)
+        cfg.model = solve_width(plain(cfg.model), cfg.data.size)
+        name = f"{choices['model']}-{run_hash(plain(cfg))}-seed{cfg.seed}"
+        cfg.run_dir = cfg.run_dir or str(Path(cfg.runs) / (cfg.study or choices["data"]) / name)
+        cfg.run_name = cfg.run_name or Path(cfg.run_dir).name
+        cfg.choices = dict(choices)
+        return plain(cfg)
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """ValueError for what would otherwise fail late, or pass and mean something else (`test=no` is a truthy word)."""
+    from src.schedules import SHAPES
+    from src.task import METRICS
+
+    if config["monitor"] not in METRICS:
+        hint = did_you_mean(config["monitor"], METRICS)
+        raise ValueError(f"monitor={config['monitor']} is not a metric. {hint} Possible: {', '.join(METRICS)}.")
+    if config["resume"] not in RESUME:
+        raise ValueError(f"resume={config['resume']} is not possible. Use {', '.join(RESUME)}.")
+    for key in SWITCHES:
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key}={config[key]} is neither true nor false.")
+    shape = config["schedule"].get("shape", "cosine")
+    if shape not in SHAPES:
+        raise ValueError(f"schedule.shape={shape} is not known. {did_you_mean(shape, SHAPES)} Use {', '.join(SHAPES)}.")
+    trainer = config["trainer"]
+    if trainer["devices"] != 1:
+        raise ValueError(f"trainer.devices={trainer['devices']}: a run uses one device. Use 1.")
+    if trainer.get("check_val_every_n_epoch", 1) != 1 or trainer["limit_val_batches"] == 0:
+        raise ValueError("a run validates after every epoch: validation selects the checkpoint. Leave it on.")
+    for key, value, allowed, text in (
+        ("seed", config["seed"], lambda x: isinstance(x, int) and x >= 0, "a whole number from 0 up"),
+        ("ema", config["ema"], lambda x: 0 <= x < 1, "from 0 (none) to below 1, such as 0.99"),
+        ("optim.lr", config["optim"].get("lr", 1.0), lambda x: x > 0, "a number above 0"),
+        ("trainer.max_epochs", trainer["max_epochs"], lambda x: isinstance(x, int) and x > 0, "a whole number above 0"),
+    ):
+        if isinstance(value, str | bool | None) or not allowed(value):
+            raise ValueError(f"{key}={value} is not possible; it is {text}.")
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Resolved, in plain values. MissingMandatoryValue where a `???` is left."""
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """A ValueError or a missing value in here is the user's to mend: message only, exit code 2."""
+    try:
+        yield
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} needs a value: {error.full_key}=...") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
