@@ -197,7 +197,7 @@ def _run(cfg: DictConfig) -> None:
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
     parts = [cfg.parts] if isinstance(cfg.parts, str) else cfg.parts
     with user_errors():
-        data = plain(cfg.data) if cfg.data is not None else None
+        data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key
         evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device)
     split = evaluation.source.split
     name = "-".join([split.dataset, Path(evaluation.protocol["root"]).name, split.hash, *evaluation.scores])

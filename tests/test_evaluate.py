@@ -1,5 +1,7 @@
 """Scoring a finished run again, on its own and on other data."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ import torch
 from src.evaluate import evaluate_run, load_segmenter, summarize
 from src.rundir import RunDir, read_csv
 
-from .conftest import config_of
+from .conftest import REPO, config_of
 
 
 def write_folder(root: Path, count: int = 3) -> None:
@@ -91,3 +93,20 @@ def test_summary_by_hand() -> None:
     summary = summarize(rows)
     assert summary["n"] == 2 and summary["dice"] == 0.5
     assert summary["dice_pooled"] == pytest.approx(18 / 19) and summary["iou_pooled"] == pytest.approx(9 / 10)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_command_prints_and_writes_what_it_found(trained_run: Path, tmp_path: Path, other: bool) -> None:
+    write_folder(tmp_path / "mine")
+    more = ["data=folder", f"data.root={tmp_path / 'mine'}"] if other else ["parts=val"]
+    command = [sys.executable, "-m", "src.evaluate", f"run={trained_run}", f"out={tmp_path / 'out'}", *more]
+    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    part, n = ("all", 3) if other else ("val", 5)
+    assert f"│ {part}" in shown.stdout and len(read_csv(tmp_path / "out" / "per_image.csv")) == n
+    assert (tmp_path / "out" / "figures" / "overlays.png").is_file()
+
+
+def test_the_command_without_a_run_says_so() -> None:
+    shown = subprocess.run([sys.executable, "-m", "src.evaluate"], cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2 and "run=" in shown.stderr and "Traceback" not in shown.stderr
