@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,8 +57,11 @@ def defining(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_hash(config: Mapping[str, Any]) -> str:
-    """Eight hex digits of what defines a run."""
-    return hashlib.sha256(json.dumps(defining(config), sort_keys=True, default=str).encode()).hexdigest()[:8]
+    """Eight hex digits of what defines a run, but for its seed, which stands in the name beside them."""
+    kept = defining(config)
+    kept.pop("seed", None)
+    kept.get("data", {}).pop("seed", None)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -169,6 +173,11 @@ class RunDir:
             ) from None
         return lock
 
+    def discard_if_empty(self) -> None:
+        """Removes a directory in which nothing was begun."""
+        if {file.name for file in self.path.iterdir()} <= {".lock", "train.log"}:
+            shutil.rmtree(self.path)
+
     def set_aside(self) -> Path:
         """Renames the directory to <name>.old-<n>, so that nothing is lost when a run starts afresh."""
         number = 1
@@ -187,7 +196,7 @@ def provenance() -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        commit = git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
+        commit = git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"
     return {"commit": commit, "versions": dict(_versions(RECORDED_PACKAGES))}

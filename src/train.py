@@ -68,9 +68,13 @@ def train(config: dict[str, Any]) -> float:
             if run.status().get("state") == "finished":
                 return tell_finished(run, config)
             checkpoint = checkpoint_to_resume(run, config)
-            net, cost = _make_net(config, source)
         with _logged_to(run.path / "train.log"):
+            with user_errors():
+                net, cost = _make_net(config, source)
             return _attempt(config, run, source, net, cost, checkpoint)
+    except ConfigError:
+        run.discard_if_empty()
+        raise
     finally:
         lock.close()
 
