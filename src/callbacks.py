@@ -1,6 +1,5 @@
 """What watches a training: resumable randomness, history, progress lines, graceful stop, checkpoints written whole."""
 
-import os
 import random
 import signal
 import sys
@@ -16,7 +15,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from src.rundir import RunDir, read_csv, write_csv
+from src.files import read_csv, replacing, write_csv
+from src.rundir import RunDir
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,18 +30,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         for orphan in target.parent.glob(f".{target.name}.*.tmp"):  # left by a process that was killed while writing
             orphan.unlink()
-        draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with draft.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, target)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(target) as file:
+            torch.save(checkpoint, file)
 
 
 class StepSeed(Callback):
@@ -92,9 +84,8 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = True
-        for (
-            number
-        ) in self._previous:  # again: Lightning puts its own SIGTERM handler before ours (exits 0, saves nothing)
+        # again: Lightning has put its own SIGTERM handler before ours (it exits with 0 and saves nothing)
+        for number in self._previous:
             signal.signal(number, self._note)
 
     def on_train_batch_end(

@@ -86,7 +86,10 @@ def evaluate_run(
         other = Path(trained_on["root"]).resolve() != source.root.resolve()
     ids = tuple(sorted(source.ids_on_disk())) if other else ()
     source.split = Split(EVERYTHING, source.dataset, {"train": (), "val": (), "test": ids}) if other else own_split
-    chosen = {EVERYTHING: ids} if other else {part: source.require(part) for part in parts or scorable_parts(source)}
+    if other:
+        chosen = {EVERYTHING: ids}
+    else:
+        chosen = {part: source.require(part) for part in parts or ["val", *source.tests_on_disk()]}
     rows = [row for part, members in chosen.items() for row in score(segmenter, source, members, part)]
     seen = set(own_split.parts["train"]) & set(ids) if source.dataset == own_split.dataset else set()
     protocol = {
@@ -103,12 +106,6 @@ def evaluate_run(
     }
     scores = {part: summarize([row for row in rows if row["part"] == part]) for part in chosen}
     return Evaluation(rows, scores, protocol, segmenter, source)
-
-
-def scorable_parts(source: "SegmentationDataModule") -> list[str]:
-    """val, and the test parts whose images are all on disk."""
-    tests = [part for part in source.parts if part.startswith("test")]
-    return ["val", *(part for part in tests if source.parts[part] and not source.absent(part))]
 
 
 def score(
@@ -157,7 +154,7 @@ def _predictions(segmenter: "Segmenter", source: "SegmentationDataModule", ids: 
 def write_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
     """per_image.csv and figures/overlays.png (best, median and worst by Dice)."""
     from src.figures import plot_overlays
-    from src.rundir import write_csv
+    from src.files import write_csv
 
     write_csv(folder / "per_image.csv", evaluation.rows)
     part = list(evaluation.scores)[-1]  # test where there is one
@@ -191,7 +188,7 @@ def print_scores(evaluation: Evaluation, title: str) -> None:
 
 
 def _run(cfg: DictConfig) -> None:
-    from src.rundir import write_json
+    from src.files import write_json
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")

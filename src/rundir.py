@@ -13,22 +13,21 @@ A run directory is complete: everything after training takes nothing else.
     figures/            curves.png, overlays.png
 """
 
-import csv
-import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
+
+from src.files import lock, write_json
 
 RESUME = ("auto", "must", "never")
 # What a run is does not depend on these: where it lies, how it is watched, where the data are, how fast it is computed.
@@ -74,38 +73,6 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
     one, other = flat(defining(a), ""), flat(defining(b), "")
     return sorted(key[1:] for key in one.keys() | other.keys() if one.get(key) != other.get(key))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes beside the target, then renames: the file at `path` is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of one shape; floats as Python prints them, so that reading them back gives the same numbers."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)
@@ -161,17 +128,13 @@ class RunDir:
 
         Keep the returned file. Raises ValueError when another process is training in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("a+", encoding="utf-8")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock(self.path / ".lock", wait=False)
         except BlockingIOError:
-            lock.close()
             raise ValueError(
                 f"{self.path} is in use: process {self.status().get('pid')} is training in it. Wait for it, or choose "
                 "another run_dir=..."
             ) from None
-        return lock
 
     def discard_if_empty(self) -> None:
         """Removes a directory in which nothing was begun."""

@@ -20,8 +20,9 @@ from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
 from src.config import complete_config, user_errors
+from src.files import read_csv, write_csv, write_json, write_text
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
-from src.rundir import RunDir, provenance, read_csv, write_csv, write_json, write_text
+from src.rundir import RunDir, provenance
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
@@ -254,19 +255,9 @@ def _score(
 
 
 def _tell_about_data(source: "SegmentationDataModule", config: dict[str, Any]) -> None:
-    """One line on what is trained on, and one for everything a reader would otherwise not notice."""
     sizes = ", ".join(f"{part} {len(ids)}" for part, ids in source.parts.items())
-    notes = []
-    for part, ids in source.parts.items():
-        absent = source.absent(part)
-        if config["test"] and part.startswith("test") and (absent or not ids):
-            notes.append(f"{len(absent) or 'all'} of {len(ids) or 'the'} images of {part} are not on disk; not scored")
-    if unlisted := source.unlisted():
-        notes.append(f"{len(unlisted)} images on disk are in no part of this split, such as {unlisted[0]}")
-    if source.caveat:
-        notes.append(source.caveat)
     print(f"{source.dataset}, split {source.split.name} ({source.split.hash}): {sizes}", file=sys.stderr)
-    for note in notes:
+    for note in source.notes(test=config["test"]):
         print(f"note: {note}.", file=sys.stderr)
 
 

@@ -10,16 +10,17 @@ from .conftest import REPO
 ROOMS = {
     "models": {"src.models"},
     "metrics": {"src.metrics"},
-    "data": {"src.data"},
+    "data": {"src.data", "src.files"},
     "losses.py": set(),
     "schedules.py": set(),
     "inference.py": {"src.data.transforms"},
     "task.py": {"src.inference", "src.metrics"},
-    "rundir.py": set(),
+    "files.py": set(),
+    "rundir.py": {"src.files"},
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
     "loggers.py": set(),
-    "callbacks.py": {"src.rundir"},
+    "callbacks.py": {"src.files", "src.rundir"},
 }
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py"}  # besides the entry points
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py"}

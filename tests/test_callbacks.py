@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import pytest
 import torch
 
 from src.callbacks import AtomicCheckpointIO
-from src.rundir import RunDir, differences, read_csv, run_hash, write_csv, write_json
+from src.files import lock, read_csv, write_csv, write_json
+from src.rundir import RunDir, differences, run_hash
+
+from .conftest import REPO
 
 
 def _save_for_ever(path: Path) -> None:
@@ -62,3 +67,21 @@ def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
     with run.claim(), pytest.raises(ValueError, match="in use"):
         run.claim()
     run.claim().close()
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    # as the loader's workers do, which outlive a killed training by seconds
+    code = (
+        "import os, pathlib, sys, time; from src.files import lock\n"
+        "kept = lock(pathlib.Path(sys.argv[1]))\n"
+        "if os.fork() == 0: time.sleep(60)\n"
+        "print('locked', flush=True); os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        assert parent.stdout and parent.stdout.readline() == "locked\n"
+        try:
+            parent.wait(timeout=10)
+            lock(tmp_path / "lock", wait=False).close()
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)

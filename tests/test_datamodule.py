@@ -53,7 +53,7 @@ def written(root: Path, dataset: str, official: bool, ids: Sequence[str]) -> Pat
 def source_of(dataset: str, root: Path, split: Split, **options: Any) -> SegmentationDataModule:
     settings = {"size": 32, "batch_size": 2, "num_workers": 0, **options}
     source = CLASSES[dataset](root=str(root), split=split.name, **settings)
-    source._split = split
+    source.split = split
     return source
 
 

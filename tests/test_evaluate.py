@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from src.evaluate import evaluate_run, load_segmenter, summarize
-from src.rundir import RunDir, read_csv
+from src.files import read_csv
+from src.rundir import RunDir
 
 from .conftest import REPO, config_of
 

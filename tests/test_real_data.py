@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src.rundir import RunDir, read_csv
+from src.files import read_csv
+from src.rundir import RunDir
 from src.train import train
 
 DATA = os.environ.get("EMISNET_DATA", "")

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.rundir import RunDir, read_csv
+from src.files import read_csv
+from src.rundir import RunDir
 
 from .conftest import REPO, TINY, TINY_MODEL
 

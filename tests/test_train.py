@@ -13,8 +13,9 @@ import yaml
 from src.cli import ConfigError
 from src.data.splits import Split
 from src.evaluate import load_segmenter
+from src.files import read_csv
 from src.inference import read_checkpoint
-from src.rundir import RunDir, read_csv
+from src.rundir import RunDir
 from src.train import train
 
 from .conftest import REPO, TINY

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,6 @@ class SegmentationDataModule(pl.LightningDataModule):
         self.num_workers = min(8, max(0, available_cores() - 1)) if num_workers is None else num_workers
         self.augment = make_augment(**(augment or {}))
         self.mean, self.std = tuple(mean), tuple(std)
-        self._split: Split | None = None
-        self._pairs: dict[str, Pair] | None = None
 
     # -- what a subclass answers ------------------------------------------------------------------
 
@@ -118,21 +117,14 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     # -- the split --------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def pairs(self) -> dict[str, Pair]:
-        if self._pairs is None:
-            self._pairs = self.find_pairs()
-        return self._pairs
+        return self.find_pairs()
 
-    @property
+    @cached_property
     def split(self) -> Split:
-        if self._split is None:
-            self._split = self.make_split()
-        return self._split
-
-    @split.setter
-    def split(self, split: Split) -> None:
-        self._split = split
+        """Made on first use; may be set to score by another run's split."""
+        return self.make_split()
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -143,9 +135,24 @@ class SegmentationDataModule(pl.LightningDataModule):
         """The ids of `part` that are not on disk."""
         return find_absent(self.split, part, self.ids_on_disk())
 
+    def tests_on_disk(self) -> list[str]:
+        """The test parts whose images are all there."""
+        tests = [part for part in self.parts if part.startswith("test")]
+        return [part for part in tests if self.parts[part] and not self.absent(part)]
+
     def unlisted(self) -> list[str]:
         """Ids on disk that no part of the split names."""
         return sorted(self.ids_on_disk().difference(*self.parts.values()))
+
+    def notes(self, *, test: bool) -> list[str]:
+        """What a reader would otherwise not notice; `test` says whether test parts are to be scored."""
+        notes = []
+        for part in sorted(set(self.parts) - {"train", "val", *self.tests_on_disk()}) if test else ():
+            there, absent = self.parts[part], len(self.absent(part))
+            notes.append(f"{absent or 'all'} of {len(there) or 'the'} images of {part} are not on disk; not scored")
+        if unlisted := self.unlisted():
+            notes.append(f"{len(unlisted)} images on disk are in no part of this split, such as {unlisted[0]}")
+        return notes + ([self.caveat] if self.caveat else [])
 
     def require(self, part: str) -> tuple[str, ...]:
         """The ids of `part`; ValueError that names the absent ones, or the possible parts."""
@@ -171,8 +178,7 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         ids = [*self.require("train"), *self.require("val")]
-        tests = [part for part in self.parts if part.startswith("test") and not self.absent(part)]
-        self.check_sizes([*ids, *(sample_id for part in tests for sample_id in self.parts[part])])
+        self.check_sizes([*ids, *(sample_id for part in self.tests_on_disk() for sample_id in self.parts[part])])
 
     @property
     def train_batches(self) -> int:
