@@ -1,11 +1,19 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log file."""
+"""Long work: on all cores, with a bar on a terminal and a line now and then in a log file."""
 
+import os
 import sys
-from typing import Any, TextIO
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 LOG_SECONDS = 10.0  # between two lines where stderr is no terminal
+QUICK = 1.0  # work done within this time shows nothing
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 def progress(total: int | None, what: str, *, unit: str = "images", bytes_: bool = False) -> tqdm:
@@ -16,6 +24,26 @@ def progress(total: int | None, what: str, *, unit: str = "images", bytes_: bool
     if sys.stderr.isatty():
         return tqdm(total=total, desc=what, file=sys.stderr, dynamic_ncols=True, **scaling)
     return tqdm(total=total, desc=what, file=_Lines(sys.stderr), ncols=100, mininterval=LOG_SECONDS, **scaling)
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+    """`function` of each item, in order, on all cores: for work that lets go of Python's lock (decoding, hashing)."""
+    cores = available_cores()
+    left = iter(items)
+    ahead: deque[Future[R]] = deque()  # a few of them: all results at once might not fit into memory
+    with ThreadPoolExecutor(cores) as pool, progress(len(items), what) as bar:
+        try:
+            ahead.extend(pool.submit(function, item) for item in islice(left, 4 * cores))
+            while ahead:
+                yield ahead.popleft().result()
+                bar.update()
+                ahead.extend(pool.submit(function, item) for item in islice(left, 1))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Lines:

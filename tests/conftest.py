@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", CUDA_VISIBLE_DEVICES="")
+os.environ["EMISNET_CACHE"] = ""  # no test leaves pixels in the home of whoever runs it
 
 import pytest
 import torch

@@ -23,7 +23,13 @@ ROOMS = {
     "loggers.py": set(),
     "callbacks.py": {"src.files", "src.rundir"},
 }
-LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py"}  # besides the entry points
+LIGHTNING = {
+    "task.py",
+    "callbacks.py",
+    "loggers.py",
+    "data/datamodule.py",
+    "data/samples.py",
+}  # besides the entry points
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 

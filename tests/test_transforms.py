@@ -18,12 +18,13 @@ from src.data.splits import Split
 from src.data.transforms import (
     CROPS,
     augment,
-    crop,
+    draw_kind,
     lesion_box,
     make_augment,
     resize_image,
     resize_mask,
     sample_key,
+    view,
 )
 
 EVERYTHING = {"flip": 0.5, "rotate": 1.0, "scale": 1.0, "color": 1.0}
@@ -328,35 +329,67 @@ def test_an_empty_mask_gives_the_whole_image() -> None:
 
 
 def test_crop_modes() -> None:
-    image, mask = one_picture()
-
-    def drawn(mode: str) -> set[tuple[int, ...]]:
-        shapes = []
-        for seed in range(200):
-            part, part_mask = crop(image, mask, mode, np.random.default_rng(seed))
-            assert part.shape[:2] == part_mask.shape and part_mask.sum() == mask.sum()
-            shapes.append(part.shape)
-        count[mode] = shapes.count(image.shape)
-        return set(shapes)
-
-    count: dict[str, int] = {}
-    assert drawn("full") == {image.shape}
-    assert len(drawn("lesion")) > 5 and count["lesion"] == 0
-    assert len(drawn("mixed")) > 5 and 70 < count["mixed"] < 130  # both, each about half of the time
-    assert set(count) == set(CROPS)
+    rng = np.random.default_rng(0)
+    drawn = {mode: Counter(draw_kind(mode, rng) for _ in range(200)) for mode in CROPS}
+    assert drawn["full"] == {"full": 200} and drawn["lesion"] == {"lesion": 200}
+    assert 70 < drawn["mixed"]["full"] < 130 and drawn["mixed"].total() == 200  # each about half of the time
+    assert {mode: set(kinds) for mode, kinds in drawn.items()} == {mode: set(kinds) for mode, kinds in CROPS.items()}
 
 
-def test_a_crop_cuts_image_and_mask_alike() -> None:
-    mask = one_picture()[1]
-    image = np.repeat(mask[..., None] * 255, 3, axis=2)
-    part, part_mask = crop(image, mask, "lesion", np.random.default_rng(1))
-    assert part.size < image.size and (part == 255 * part_mask[..., None]).all()
+# ---- views
 
 
-def test_an_unknown_crop_mode() -> None:
-    image, mask = one_picture()
-    with pytest.raises(ValueError, match=r"data\.crop='center' is not a crop mode\. Possible: full, lesion, mixed"):
-        crop(image, mask, "center", np.random.default_rng(0))
+def lesion_at(size: tuple[int, int], box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Noise in which every pixel tells its place, and a lesion from (top, left) to before (bottom, right)."""
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.zeros(size, dtype=np.uint8)
+    mask[box[0] : box[2], box[1] : box[3]] = 1
+    return image, mask
+
+
+@given(drawn=masks, seed=st.integers(0, 2**31))
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_a_crop_of_the_lesion_view_is_the_crop_of_the_native_image(
+    drawn: tuple[int, int, tuple[float, float, float, float]], seed: int
+) -> None:
+    height, width, (top, left, bottom, right) = drawn
+    first, last = sorted((int(top * height), int(bottom * height)))
+    left_, right_ = sorted((int(left * width), int(right * width)))
+    image, mask = lesion_at((height, width), (first, left_, last + 1, right_ + 1))
+    native = image[lesion_box(mask, np.random.default_rng(seed))]
+    part, part_mask = view(image, mask, "lesion", (64, 64))
+    from_view = part[lesion_box(part_mask, np.random.default_rng(seed))]
+    assert part_mask.sum() == mask.sum()
+    assert from_view.shape == native.shape and (from_view == native).all()
+
+
+def test_the_lesion_view_leaves_out_what_no_crop_shows() -> None:
+    image, mask = lesion_at((400, 400), (200, 200, 210, 210))
+    part, _ = view(image, mask, "lesion", (64, 64))
+    assert part.shape[0] <= 26 and part.shape[1] <= 26  # 10 px, a half on each side, a tenth of jitter, rounding
+
+
+def test_a_large_lesion_is_kept_at_twice_the_crop_s_resolution() -> None:
+    image, mask = lesion_at((900, 1200), (100, 200, 700, 800))
+    image = cv2.GaussianBlur(image, (0, 0), 6)  # detail that a 64 x 64 copy of the whole image cannot hold
+    part, part_mask = view(image, mask, "lesion", (64, 64))
+    smallest = 1.2 * part_mask.any(axis=1).sum()
+    assert 127 <= smallest <= 130 and part.shape[:2] == part_mask.shape
+    small_image, small_mask = view(image, mask, "full", (64, 64))
+    apart: dict[str, list[float]] = {"view": [], "shrunken copy": []}
+    for seed in range(20):
+        exact = resize_image(image[lesion_box(mask, np.random.default_rng(seed))], (64, 64)).astype(float)
+        copies = {"view": (part, part_mask), "shrunken copy": (small_image, small_mask)}
+        for name, (pixels, labels) in copies.items():
+            crop = resize_image(pixels[lesion_box(labels, np.random.default_rng(seed))], (64, 64))
+            apart[name].append(np.abs(crop - exact).mean() / exact.std())
+    assert np.mean(apart["view"]) < 0.5 * np.mean(apart["shrunken copy"])
+
+
+def test_the_lesion_view_of_an_empty_mask_is_the_image() -> None:
+    image, mask = lesion_at((40, 50), (0, 0, 0, 0))
+    part, part_mask = view(image, mask, "lesion", (64, 64))
+    assert (part == image).all() and part_mask.shape == (40, 50) and not part_mask.any()
 
 
 # ---- resizing

@@ -4,29 +4,25 @@ A batch is a dict: `image` (B, 3, S, S) uint8, `mask` (B, 1, S, S) uint8 of 0 an
 the device as bytes and is normalised there.
 """
 
-import copy
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.loops.progress import _ProcessedTracker
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from src.data.cache import Faults, PixelStore, open_store
 from src.data.decode import image_size, read_image, read_mask
-from src.data.pairs import Pair
+from src.data.pairs import Pair, PairingError
 from src.data.sampler import EpochSampler
+from src.data.samples import SampleDataset, collate, init_worker
 from src.data.splits import Split, find_absent, load_split
-from src.data.transforms import CROPS, augment, crop, make_augment, resize_image, resize_mask, sample_key
+from src.data.transforms import CROPS, make_augment, view
+from src.progress import available_cores
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHOWN = 5  # ids named in an error before it only counts
@@ -39,6 +35,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         root: the dataset's folder.
         size: side of the square that images are resized to, in px.
         split: name of a committed manifest of this dataset (`python -m src.data.splits` lists them).
+        cache: folder of the decoded pixels (`src.data.cache`); None decodes in every epoch.
         batch_size, num_workers: of the loaders; num_workers=None takes one per core but one, at most 8.
         crop: training crop mode: full, lesion or mixed. Validation and test always see the whole image.
         augment: probabilities and limits of `src.data.transforms.make_augment`.
@@ -51,6 +48,7 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     dataset = ""
     foreground = "auto"
+    on_disk = True  # else `load` makes the images
     caveat: str | None = None  # what a reader of a score on this data must be told
 
     def __init__(
@@ -59,6 +57,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         root: str,
         size: int = 256,
         split: str = "official",
+        cache: str | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
         crop: str = "full",
@@ -73,10 +72,12 @@ class SegmentationDataModule(pl.LightningDataModule):
         if size < 32 or batch_size < 1:
             raise ValueError(f"data.size={size} must be at least 32 and data.batch_size={batch_size} at least 1.")
         self.root, self.split_name = Path(root), split
+        self.cache = Path(cache).expanduser() if cache else None
         self.size, self.batch_size, self.seed, self.crop = (size, size), batch_size, seed, crop
         self.num_workers = min(8, max(0, available_cores() - 1)) if num_workers is None else num_workers
         self.augment = make_augment(**(augment or {}))
         self.mean, self.std = tuple(mean), tuple(std)
+        self._stores: dict[str, PixelStore] = {}
 
     # -- what a subclass answers ------------------------------------------------------------------
 
@@ -96,24 +97,50 @@ class SegmentationDataModule(pl.LightningDataModule):
         pair = self.pairs[sample_id]
         image, mask = read_image(pair.image), read_mask(pair.mask, self.foreground)
         if image.shape[:2] != mask.shape:
-            raise ValueError(
-                f"{sample_id}: the image is {image.shape[0]}x{image.shape[1]}, "
-                f"its mask {mask.shape[0]}x{mask.shape[1]} ({pair.image}, {pair.mask}). Give both the same size."
-            )
+            raise ValueError(_differ(pair, image.shape[:2], mask.shape))
         return image, mask
 
-    def check_sizes(self, ids: Sequence[str]) -> None:
-        """ValueError that lists the images whose mask has another size, read off the files' headers."""
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `load` depends on besides the files."""
+        return {"foreground": self.foreground}
+
+    def header_faults(self, ids: Sequence[str]) -> list[str]:
+        """What is wrong with the files as far as their headers tell: unreadable, or a mask of another size."""
         faults = []
         for sample_id in ids:
-            image, mask = image_size(self.pairs[sample_id].image), image_size(self.pairs[sample_id].mask)
+            pair = self.pairs[sample_id]
+            try:
+                image, mask = image_size(pair.image), image_size(pair.mask)
+            except ValueError as error:
+                faults.append(str(error))
+                continue
             if image != mask:
-                faults.append(f"{sample_id} {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]}")
-        if faults:
-            raise ValueError(
-                f"{self.dataset}: {_some(faults)}: image and mask differ in size (height x width) under {self.root}. "
-                "Give both the same size."
+                faults.append(_differ(pair, image, mask))
+        return faults
+
+    # -- pixels -----------------------------------------------------------------------------------
+
+    def views(self, kind: str) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+        """id -> image and mask as training reads them: `src.data.transforms.view`, cached or made anew each time."""
+        if self.cache and self.on_disk:
+            return self._store(kind).__getitem__
+        return partial(_view_of, self.load, kind, self.size)  # a worker that is spawned cannot be sent a lambda
+
+    def _store(self, kind: str) -> PixelStore:
+        if kind not in self._stores:
+            assert self.cache
+            self._stores[kind] = open_store(
+                self.cache,
+                self.dataset,
+                kind,
+                self.size,
+                pairs=self.pairs,
+                root=self.root,
+                reading=self.reading,
+                load=self.load,
             )
+        return self._stores[kind]
 
     # -- the split --------------------------------------------------------------------------------
 
@@ -177,8 +204,32 @@ class SegmentationDataModule(pl.LightningDataModule):
     # -- Lightning --------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        ids = [*self.require("train"), *self.require("val")]
-        self.check_sizes([*ids, *(sample_id for part in self.tests_on_disk() for sample_id in self.parts[part])])
+        """Checks every file that training needs, or decodes it into the cache; one ValueError lists all faults."""
+        faults: list[str] = []
+        try:
+            self.split, self.ids_on_disk()
+        except PairingError as error:
+            self.pairs = error.pairs
+            faults += error.faults
+        for part in ("train", "val"):
+            try:
+                self.require(part)
+            except ValueError as error:
+                faults.append(str(error))
+        try:
+            for kind in {"full", *CROPS[self.crop]}:
+                self.views(kind)
+        except Faults as error:
+            faults += error.faults
+        if self.on_disk and not self.cache:
+            parts = ["train", "val", *self.tests_on_disk()]
+            there = self.ids_on_disk()
+            faults += self.header_faults([id_ for part in parts for id_ in self.parts[part] if id_ in there])
+        if len(faults) == 1:
+            raise ValueError(faults[0])
+        if faults:
+            listed = "\n".join(f"  - {fault}" for fault in faults)
+            raise ValueError(f"{self.dataset}: {len(faults)} things are wrong under {self.root}:\n{listed}")
 
     @property
     def train_batches(self) -> int:
@@ -220,68 +271,19 @@ class SegmentationDataModule(pl.LightningDataModule):
         )
 
 
-class SampleDataset(Dataset):
-    """(epoch, index) -> one sample in training, where crop and augmentation are keyed by it; index -> one otherwise."""
-
-    def __init__(self, source: SegmentationDataModule, ids: Sequence[str], *, training: bool):
-        self.ids, self.training = ids, training
-        self.size, self.seed, self.crop, self.compose = source.size, source.seed, source.crop, source.augment
-        # `load` brings its datamodule along, and that the trainer, which cannot travel into a spawned worker
-        alone = copy.copy(source)
-        alone.trainer = None
-        self.load = alone.load
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        sample_id = self.ids[index]
-        image, mask = self.load(sample_id)
-        if self.training:
-            random = sample_key(self.seed, epoch, sample_id)
-            image, mask = crop(image, mask, self.crop, np.random.default_rng(random))
-        image, mask = resize_image(image, self.size), resize_mask(mask, self.size)
-        if self.training:
-            image, mask = augment(image, mask, self.compose, random)
-        return {
-            "id": sample_id,
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask": torch.from_numpy(np.ascontiguousarray(mask[None])),
-        }
+def _view_of(
+    load: Callable[[str], tuple[np.ndarray, np.ndarray]], kind: str, size: tuple[int, int], sample_id: str
+) -> tuple[np.ndarray, np.ndarray]:
+    return view(*load(sample_id), kind, size)
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": [sample["id"] for sample in samples],
-        "image": torch.stack([sample["image"] for sample in samples]),
-        "mask": torch.stack([sample["mask"] for sample in samples]),
-    }
+def _differ(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> str:
+    return (
+        f"{pair.id}: the image is {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]} ({pair.image}, {pair.mask}). "
+        "Give both the same size."
+    )
 
 
 def _some(names: Sequence[str]) -> str:
     """The first few of many names, and how many more."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def init_worker(worker_id: int) -> None:
-    """Workers leave signals to the main process, though a scheduler or Ctrl-C sends them to all; one thread each."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_terminate_for_parent, daemon=True).start()
-    cv2.setNumThreads(0)
-    pl_worker_init_function(worker_id)
-
-
-def _terminate_for_parent() -> None:
-    """Ends this worker at a SIGTERM of its main process, which would wait for ever at its own end were all ignored."""
-    parent = process.pid if (process := multiprocessing.parent_process()) else os.getppid()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -90,6 +90,7 @@ class Synthetic(SegmentationDataModule):
     """
 
     dataset = "synthetic"
+    on_disk = False
 
     def __init__(
         self,
@@ -110,9 +111,6 @@ class Synthetic(SegmentationDataModule):
 
     def ids_on_disk(self) -> set[str]:
         return set().union(*self.parts.values())
-
-    def check_sizes(self, ids: Sequence[str]) -> None:
-        """Nothing to check: image and mask are made together."""
 
     def make_split(self) -> Split:
         ids = [f"{self.kinds[i % len(self.kinds)]}_{i:05d}" for i in range(sum(self.counts))]

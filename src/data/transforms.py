@@ -5,6 +5,7 @@ the same stream in every worker and repeats it in every epoch; keyed, the stream
 differs every epoch and resumes exactly.
 """
 
+import math
 import os
 import random
 import zlib
@@ -19,7 +20,10 @@ import numpy as np
 Image = np.ndarray  # (H, W, 3) uint8
 Mask = np.ndarray  # (H, W) uint8, 0 or 1
 
-CROPS = ("full", "lesion", "mixed")
+# crop mode of training -> the views it draws from
+CROPS = {"full": ("full",), "lesion": ("lesion",), "mixed": ("full", "lesion")}
+MARGIN = (0.1, 0.5)  # around a lesion on each side, in parts of its longer side
+JITTER = 0.1  # of the crop's centre, likewise
 
 
 def sample_key(seed: int, epoch: int, sample_id: str) -> np.random.SeedSequence:
@@ -42,27 +46,50 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def lesion_box(
-    mask: Mask,
-    rng: np.random.Generator,
-    *,
-    margin: tuple[float, float] = (0.1, 0.5),
-    jitter: float = 0.1,
-) -> tuple[slice, slice]:
+def view(image: Image, mask: Mask, kind: str, size: tuple[int, int]) -> tuple[Image, Mask]:
+    """What training reads of one native image, and what the cache keeps: a pure function of the pixels.
+
+    "full": all of it, at `size`. "lesion": the part of the image that a `lesion_box` may show, in native pixels; where
+    even the smallest box has over twice `size`, shrunk (area average) until it has just that, so that no crop is ever
+    enlarged from, or visibly blurred by, a smaller copy.
+    """
+    if kind == "full":
+        return resize_image(image, size), resize_mask(mask, size)
+    region = _lesion_region(mask)
+    image, mask = image[region], mask[region]
+    rows, columns = _extent(mask)
+    smallest = max(rows[1] - rows[0], columns[1] - columns[0]) * (1 + 2 * MARGIN[0])
+    scale = 2 * max(size) / smallest
+    if scale >= 1:
+        return image, mask
+    shrunk = (max(1, round(mask.shape[0] * scale)), max(1, round(mask.shape[1] * scale)))
+    return resize_image(image, shrunk), resize_mask(mask, shrunk)
+
+
+def lesion_box(mask: Mask, rng: np.random.Generator) -> tuple[slice, slice]:
     """A square around all foreground, as near as the image's border allows, in pixels of `mask`.
 
-    The margin on each side is drawn from `margin`, the centre moved by up to `jitter`, both in parts of the lesion's
-    longer side. A mask without foreground gives the whole image.
+    The margin on each side is drawn from MARGIN, the centre moved by up to JITTER, both in parts of the lesion's longer
+    side. A mask without foreground gives the whole image.
     """
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    if not mask.any():
         return slice(0, height), slice(0, width)
-    longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    side = longer * (1 + 2 * rng.uniform(*margin))
-    shift = rng.uniform(-jitter, jitter, size=2) * longer
-    centre = np.array([rows[0] + rows[-1] + 1, columns[0] + columns[-1] + 1]) / 2 + shift
+    rows, columns = _extent(mask)
+    longer = max(rows[1] - rows[0], columns[1] - columns[0])
+    side = longer * (1 + 2 * rng.uniform(*MARGIN))
+    shift = rng.uniform(-JITTER, JITTER, size=2) * longer
+    centre = np.array([sum(rows), sum(columns)]) / 2 + shift
     return _window(centre[0], side, height), _window(centre[1], side, width)
+
+
+def _extent(mask: Mask) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and one past the last row, and column, that hold foreground; all of them where there is none."""
+    spans = []
+    for axis in (1, 0):
+        hit = np.flatnonzero(mask.any(axis=axis))
+        spans.append((int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, mask.shape[1 - axis]))
+    return spans[0], spans[1]
 
 
 def _window(centre: float, side: float, limit: int) -> slice:
@@ -72,17 +99,27 @@ def _window(centre: float, side: float, limit: int) -> slice:
     return slice(start, start + length)
 
 
-def crop(image: Image, mask: Mask, mode: str, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """The training crop of EMIS-Net: `full`, `lesion` (box around the lesion) or `mixed` (each sample draws one).
+def _lesion_region(mask: Mask) -> tuple[slice, slice]:
+    """What all possible boxes of `lesion_box` cover together: a box drawn in it lies where it would in the image."""
+    spans = _extent(mask)
+    longer = max(last - first for first, last in spans)
+    largest = math.ceil(longer * (1 + 2 * MARGIN[1])) + 1  # and one for rounding, here and below
+    reach = longer * (0.5 + MARGIN[1] + JITTER) + 1
+    region = []
+    for (first, last), limit in zip(spans, mask.shape, strict=True):
+        centre = (first + last) / 2
+        # boxes that cross the image's border are moved inside, and reach further on the other side
+        start = max(0, min(math.floor(centre - reach), limit - largest))
+        region.append(slice(start, min(limit, max(math.ceil(centre + reach), largest))))
+    return region[0], region[1]
 
-    Only for training: at test time a crop around the true mask would tell the network where the lesion is.
+
+def draw_kind(crop: str, rng: np.random.Generator) -> str:
+    """Which view a training sample takes in crop mode `full`, `lesion` or `mixed` (each sample draws one of both).
+
+    Lesion crops are for training only: at test time a crop around the true mask would tell where the lesion is.
     """
-    if mode not in CROPS:
-        raise ValueError(f"data.crop={mode!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
-    if mode == "full" or (mode == "mixed" and rng.random() < 0.5):
-        return image, mask
-    box = lesion_box(mask, rng)
-    return image[box], mask[box]
+    return ("full" if rng.random() < 0.5 else "lesion") if crop == "mixed" else crop
 
 
 def make_augment(

@@ -1,0 +1,200 @@
+"""Decoded, resized pixels on disk, memory-mapped: a dataset is decoded once, not in every epoch.
+
+    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json
+    <folder>/<dataset>/files-<root>.json                  SHA-256 of each source file with its size and times
+
+The key is made of the content of the source files, of the size, of the kind of view and of how masks read. So a changed
+file leads to another directory, a moved or copied dataset to the same one; no source file is read to find that out
+unless its size or times changed. A directory is written under another name, synced and renamed: it is whole or absent.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.pairs import Pair
+from src.data.transforms import view
+from src.files import lock, write_json
+from src.progress import in_threads
+
+FORMAT = 1  # raised when a view or the layout of the files changes: old directories are then no longer found
+Load = Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
+class Faults(ValueError):
+    """What is wrong with the files, one line each."""
+
+    def __init__(self, faults: Sequence[str]):
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a view lies in pixels.bin: the image (height, width, 3), then the mask (height, width), all uint8."""
+
+    offset: int
+    height: int
+    width: int
+    area: float  # of the foreground, as a fraction of the native image
+
+    @property
+    def bytes(self) -> int:
+        return self.height * self.width * 4
+
+
+class PixelStore:
+    """The views of one dataset: id -> image (H, W, 3) and mask (H, W), read-only and not in memory until looked at."""
+
+    def __init__(self, path: Path):
+        """OSError, ValueError or KeyError: `path` holds no whole store."""
+        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+        self.path = path
+        self.entries = {id_: Entry(**entry) for id_, entry in index["entries"].items()}
+        self.pixels = np.memmap(path / "pixels.bin", mode="r", dtype=np.uint8)
+        if len(self.pixels) != sum(entry.bytes for entry in self.entries.values()):
+            raise ValueError(f"{path}: pixels.bin has {len(self.pixels)} bytes, which is not what index.json tells")
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return type(self), (self.path,)  # a pickled memmap would carry all pixels into every worker
+
+    def __getitem__(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        entry = self.entries[sample_id]
+        shape, offset = (entry.height, entry.width), entry.offset
+        middle, end = offset + entry.height * entry.width * 3, offset + entry.bytes
+        return self.pixels[offset:middle].reshape(*shape, 3), self.pixels[middle:end].reshape(shape)
+
+
+def open_store(
+    folder: Path,
+    dataset: str,
+    kind: str,
+    size: tuple[int, int],
+    *,
+    pairs: Mapping[str, Pair],
+    root: Path,
+    reading: Mapping[str, Any],
+    load: Load,
+) -> PixelStore:
+    """The store of all `pairs`, built now if there is none.
+
+    `load` gives an id's native image and mask, `reading` is all that it depends on besides the files. Two processes may
+    ask at once: one builds, the other waits.
+
+    Raises:
+        Faults: files that cannot be loaded, all of them.
+        ValueError: no room on the disk, or `folder` cannot be written.
+    """
+    try:
+        digests = _digests(
+            folder / dataset, root, [file for pair in pairs.values() for file in (pair.image, pair.mask)]
+        )
+        content = [[id_, digests[pair.image], digests[pair.mask]] for id_, pair in sorted(pairs.items())]
+        key = hashlib.sha256(json.dumps([FORMAT, kind, size, dict(reading), content]).encode()).hexdigest()[:16]
+        target = folder / dataset / f"{kind}-{size[0]}x{size[1]}-{key}"
+        if (store := _opened(target)) is None:
+            with lock(target.with_name(f"{target.name}.lock")):
+                if (store := _opened(target)) is None:  # else another process built it while we waited
+                    store = _build(target, kind, size, sorted(pairs), load)
+        return store
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(folder).free
+            raise ValueError(
+                f"{folder}: no room for the decoded images of {dataset} ({free / 1e6:,.0f} MB are free). Make room, "
+                "choose another disk with data.cache=..., or decode in every epoch with data.cache=null"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise ValueError(
+                f"{folder}: {error.strerror}, so no decoded images can be kept there. Choose another folder with "
+                "data.cache=..., or decode in every epoch with data.cache=null"
+            ) from error
+        raise
+
+
+def _opened(target: Path) -> PixelStore | None:
+    try:
+        return PixelStore(target)
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged: it is built anew
+        return None
+
+
+def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], load: Load) -> PixelStore:
+    for leftover in target.parent.glob(f".{target.name}.*"):  # of a killed process: nobody else holds our lock
+        shutil.rmtree(leftover)
+    if target.exists():
+        shutil.rmtree(target)  # damaged
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft.mkdir()
+    try:
+        needed = len(ids) * size[0] * size[1] * 4
+        if kind == "full" and shutil.disk_usage(draft).free < needed:
+            raise OSError(errno.ENOSPC, "no room")
+        entries: dict[str, Any] = {}
+        faults, offset = [], 0
+        what = f"decoding {target.parent.name} once ({kind}, {size[0]}x{size[1]})"
+        with (draft / "pixels.bin").open("wb") as file:
+            for id_, prepared in zip(ids, in_threads(partial(_prepared, load, kind, size), ids, what), strict=True):
+                if isinstance(prepared, str):
+                    faults.append(prepared)
+                    continue
+                image, mask, area = prepared
+                file.write(image.tobytes() + mask.tobytes())
+                entries[id_] = asdict(Entry(offset, *mask.shape, area))
+                offset += mask.size * 4
+            file.flush()
+            os.fsync(file.fileno())
+        if faults:
+            raise Faults(faults)
+        write_json(draft / "index.json", {"kind": kind, "size": size, "entries": entries})
+        os.rename(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    print(f"cached {len(ids)} images ({offset / 1e6:,.0f} MB) in {target}", file=sys.stderr)
+    return PixelStore(target)
+
+
+def _prepared(
+    load: Load, kind: str, size: tuple[int, int], sample_id: str
+) -> tuple[np.ndarray, np.ndarray, float] | str:
+    """The view of one image and the area of its native mask, or why there is none."""
+    try:
+        image, mask = load(sample_id)
+    except ValueError as error:
+        return str(error)
+    return *view(image, mask, kind, size), float(mask.mean())
+
+
+def _digests(folder: Path, root: Path, files: Sequence[Path]) -> dict[Path, str]:
+    """SHA-256 of each file, computed only for those whose size or times are not as they were."""
+    known_at = folder / f"files-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
+    try:
+        known = json.loads(known_at.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    state = {}
+    for file in files:
+        stat = file.stat()
+        # the time of change too: tools that copy keep the time of modification
+        state[str(file)] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    changed = [name for name in state if known.get(name, [None])[:3] != state[name]]
+    if changed or len(known) != len(state):
+        for name, digest in zip(changed, in_threads(_sha256, changed, f"hashing {folder.name}"), strict=True):
+            known[name] = [*state[name], digest]
+        write_json(known_at, {name: known[name] for name in state})
+    return {file: known[str(file)][3] for file in files}
+
+
+def _sha256(name: str) -> str:
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
