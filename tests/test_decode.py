@@ -108,6 +108,70 @@ def test_16_bit_colour_is_refused_though_pillow_calls_it_rgb(tmp_path: Path) -> 
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "suffix"),
+    [(np.uint16, ".png"), (np.uint16, ".tif"), (">u2", ".tif"), (np.int32, ".tif"), (np.float32, ".tif")],
+)
+def test_deep_grey_is_scaled_by_a_declared_range(tmp_path: Path, dtype: Any, suffix: str) -> None:
+    path = _saved(tmp_path / f"a{suffix}", np.array([[0, 1000, 1500], [2000, 3000, 60000]], dtype=dtype))
+    pixels = read_image(path, intensity=(1000, 3000))
+    assert pixels.dtype == np.uint8 and pixels.flags.writeable
+    expected = np.array([[0, 0, 64], [128, 255, 255]])  # 63.75 and 127.5 rounded
+    np.testing.assert_array_equal(pixels, np.repeat(expected[..., None], 3, axis=2))
+    with pytest.raises(ValueError, match=r"8 bits per channel, or set data\.intensity=\[low,high\]"):
+        read_image(path)
+
+
+def test_deep_grey_turns_and_may_be_negative(tmp_path: Path) -> None:
+    hounsfield = np.array([[-200, -100, 0], [100, 200, 300]], dtype=np.int32)
+    pixels = read_image(_saved(tmp_path / "a.tif", hounsfield, exif=_exif(6)), intensity=[-100, 155])
+    assert pixels[..., 0].tolist() == [[200, 0], [255, 0], [255, 100]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
+def test_8_bit_files_do_not_care_for_a_range(tmp_path: Path, mode: str) -> None:
+    path = _saved(tmp_path / "a.tif", COLOURS, mode)
+    np.testing.assert_array_equal(read_image(path, intensity=(10, 20)), read_image(path))
+
+
+def test_16_bit_colour_stays_refused_with_a_range(tmp_path: Path) -> None:
+    for colour_type, channels in ((2, 3), (4, 2), (6, 4)):  # RGB, grey with alpha, RGB with alpha
+        path = _png(tmp_path / "a.png", (2, 1), 16, colour_type, b"\0" + bytes(range(4 * channels)))
+        with pytest.raises(ValueError, match=r"16B, is not read; save it as 8 bits per channel$"):
+            read_image(path, intensity=(0, 65535))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_a_number_is_refused_and_counted(tmp_path: Path, bad: float) -> None:
+    path = _saved(tmp_path / "a.tif", np.array([[0, bad, 1, bad]], dtype=np.float32))
+    with pytest.raises(ValueError, match=r"a\.tif: 2 of 4 pixels are NaN or infinite"):
+        read_image(path, intensity=(0, 1))
+
+
+@pytest.mark.parametrize("intensity", [(1, 1), (2, 1), (0, np.nan), (-np.inf, 0), (0,), (0, 1, 2), 5, "ab", (None, 1)])
+def test_a_range_that_is_none_is_refused(tmp_path: Path, intensity: Any) -> None:
+    with pytest.raises(ValueError, match=r"data\.intensity=.* must be two numbers, low < high"):
+        read_image(tmp_path / "never_opened.tif", intensity)
+
+
+def test_tiff_values_that_pillow_misreads(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "a.tif", np.array([[0, -1]], dtype=np.int32))
+    signed, unsigned = (struct.pack("<HHII", 339, 3, 1, sample_format) for sample_format in (2, 1))
+    path.write_bytes(path.read_bytes().replace(signed, unsigned))
+    assert read_image(path, intensity=(0, 2**32 - 1))[..., 0].tolist() == [[0, 255]]
+    path = _saved(tmp_path / "b.tif", np.array([[0, 9]], dtype=np.uint16))
+    black_is_0, white_is_0 = (struct.pack("<HHII", 262, 3, 1, photometric) for photometric in (1, 0))
+    path.write_bytes(path.read_bytes().replace(black_is_0, white_is_0))
+    with pytest.raises(ValueError, match=r"b\.tif: stored with white as 0"):
+        read_image(path, intensity=(0, 9))
+
+
+def test_a_transparent_grey_value_is_refused_in_deep_files_too(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "a.png", np.array([[0, 900]], dtype=np.uint16), transparency=900)
+    with pytest.raises(ValueError, match=r"a\.png: mode I;16 with a transparent grey value"):
+        read_image(path, intensity=(0, 1000))
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".bmp"])
 def test_truncated_files_are_named(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)

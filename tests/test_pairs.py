@@ -10,7 +10,9 @@ import pytest
 
 from src.data import decode
 from src.data.pairs import (
+    NoData,
     Pair,
+    PairingError,
     folder_pairs,
     glas_pairs,
     glas_patients,
@@ -98,27 +100,63 @@ def test_all_faults_stand_in_one_message(tmp_path: Path) -> None:
     assert "2 masks that share an id: masks/d.bmp, masks/d.png" in message
 
 
-def test_long_lists_are_cut_after_ten_and_counted(tmp_path: Path) -> None:
-    root = write_kvasir_seg(tmp_path, False, example_pairs([f"id{n:02}" for n in range(14)]))
-    for n in range(13):
-        (root / "masks" / f"id{n:02}.jpg").unlink()
-    with pytest.raises(
-        ValueError, match=r"13 images without a mask: images/id00.jpg, .*images/id09.jpg, ... and 3 more"
-    ):
-        kvasir_seg_pairs(root)
+def test_the_good_pairs_and_the_faults_come_with_the_error(tmp_path: Path) -> None:
+    ids = [f"id{n}" for n in range(6)]
+    root = write_folder(tmp_path, example_pairs(ids))
+    whole = folder_pairs(root)
+    (root / "masks" / "id0.png").unlink()
+    write_folder(root, example_pairs(["id1"]), mask_type=".bmp")
+    with pytest.raises(PairingError) as caught:
+        folder_pairs(root)
+    assert caught.value.pairs == {id_: whole[id_] for id_ in ids[2:]}
+    assert caught.value.faults == [
+        "1 images without a mask: images/id0.jpg",
+        "2 masks that share an id: masks/id1.bmp, masks/id1.png",
+    ]
+    assert all(fault in str(caught.value) for fault in caught.value.faults)
+
+
+def test_every_unpaired_file_is_named_up_to_200(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for n in range(203):
+        (tmp_path / "images" / f"id{n:03}.png").touch()
+        if n == 199:
+            with pytest.raises(
+                PairingError, match=r"200 images without a mask: images/id000\.png, .*images/id199\.png\. "
+            ):
+                folder_pairs(tmp_path)
+    with pytest.raises(PairingError, match=r"203 images .*images/id199\.png, \.\.\. and 3 more\. ") as caught:
+        folder_pairs(tmp_path)
+    assert caught.value.pairs == {}
+
+
+def test_isic2018_parts_list_images_whose_mask_is_lost(tmp_path: Path) -> None:
+    parts = {"train": ["ISIC_0000000", "ISIC_0000001"], "test": ["ISIC_0000002"]}
+    drawn = example_pairs([id_ for members in parts.values() for id_ in members])
+    root = write_isic2018(tmp_path, True, drawn, parts)
+    (root / "ISIC2018_Task1_Training_GroundTruth" / "ISIC_0000001_segmentation.png").unlink()
+    with pytest.raises(PairingError) as caught:
+        isic2018_pairs(root)
+    assert list(caught.value.pairs) == ["ISIC_0000000", "ISIC_0000002"]
+    assert isic2018_parts(root) == parts
 
 
 @pytest.mark.parametrize("dataset", list(FINDERS))
 def test_a_wrong_root_tells_what_was_looked_for(tmp_path: Path, dataset: str) -> None:
     absent = tmp_path / "nowhere"
-    with pytest.raises(ValueError, match=re.escape(str(absent))) as caught:
+    with pytest.raises(NoData, match=re.escape(str(absent))) as caught:
         FINDERS[dataset](absent)
     message = str(caught.value)
     archive = {"kvasir_seg": "Kvasir-SEG/", "isic2018": "ISIC2018_Task1-2_", "glas": "Warwick QU Dataset"}[dataset]
     for needed in ("does not exist", "images/", "masks/", archive, "EMISNET_DATA", "data.root="):
         assert needed in message
     (tmp_path / "something").mkdir()
-    with pytest.raises(ValueError, match="it holds something"):
+    with pytest.raises(NoData, match="it holds something"):
+        FINDERS[dataset](tmp_path)
+    for n in range(11):
+        (tmp_path / f"file{n:02}").touch()
+    with pytest.raises(NoData, match=r"file09, ... and 2 more"):
         FINDERS[dataset](tmp_path)
 
 

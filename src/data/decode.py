@@ -5,9 +5,10 @@ not, OpenCV returned a full-size picture for half a JPEG, torchvision.io crashed
 What cannot be decoded to the pixels the author meant is a ValueError with the file, what it holds and what to do.
 """
 
+import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,31 +17,54 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from src.data.foreground import checked_rule, to_foreground
+
 MAX_PIXELS = 64_000_000  # a 130 KB file can declare 1 Gpx; checked in the header, before anything is decoded
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # nothing else is even tried: EPS would start Ghostscript
 LOSSY_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with a preview behind it, as phones write
 IMAGE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-LABEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-FOREGROUND_RULES = ("binary", "threshold", "instances", "auto")
-FEW_LABELS = 64  # with more distinct values "auto" may be looking at a photograph; larger label maps say "instances"
+DEEP_INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+DEEP_GREY_MODES = (*DEEP_INTEGER_MODES, "F")
+LABEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", *DEEP_INTEGER_MODES)
 PACKED_GREY = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit grey to 0..255; divided by this it is raw again
-ORIENTATION = 0x112
+ORIENTATION, PHOTOMETRIC = 0x112, 0x106  # EXIF and TIFF tags
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
+def read_image(path: str | Path, intensity: Sequence[float] | None = None) -> npt.NDArray[np.uint8]:
     """Pixels as (H, W, 3) uint8 RGB, turned upright by EXIF.
 
-    ValueError: unreadable or truncated file, more than 64 Mpx, several pages, transparency that hides something, and
-    16-bit, 32-bit or float samples (how to scale them is the user's decision).
+    `intensity` (low, high) maps 16-bit, 32-bit and float grey linearly from that range to 0..255, what lies outside
+    clipped; files of 8 bits are not changed by it.
+
+    ValueError: unreadable or truncated file, more than 64 Mpx, several pages, transparency that hides something, deep
+    grey without `intensity` (how to scale it is the user's decision) or with NaN, 16-bit colour.
     """
+    limits = None if intensity is None else checked_intensity(intensity)
     with _opened(path) as image:
-        _refuse_deep_samples(image, path, IMAGE_MODES, "8 bits per channel, with the intensity range you want")
+        if limits and image.mode in DEEP_GREY_MODES:
+            return np.repeat(_scaled(image, limits, path)[..., None], 3, axis=2)
+        deep_grey_too = ", or set data.intensity=[low,high], the grey values that shall become 0 and 255"
+        remedy = f"8 bits per channel{deep_grey_too if image.mode in DEEP_GREY_MODES else ''}"
+        _refuse_deep_samples(image, path, IMAGE_MODES, remedy)
         upright = _upright(image, path)
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             _refuse_transparency(upright, path)
         return np.array(upright.convert("RGB"))
+
+
+def checked_intensity(intensity: Sequence[float]) -> tuple[float, float]:
+    """(low, high). ValueError: not two finite numbers of which the first is the smaller."""
+    try:
+        low, high = (float(limit) for limit in intensity)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(
+            f"data.intensity={intensity} must be two numbers, low < high, such as [0,4095] for a 12-bit camera"
+        )
+    return low, high
 
 
 def read_labels(path: str | Path) -> npt.NDArray[np.int32]:
@@ -53,7 +77,7 @@ def read_labels(path: str | Path) -> npt.NDArray[np.int32]:
         return _labels(image, path).astype(np.int32)
 
 
-def read_mask(path: str | Path, foreground: str) -> npt.NDArray[np.uint8]:
+def read_mask(path: str | Path, foreground: str | Mapping[Any, int]) -> npt.NDArray[np.uint8]:
     """Foreground as (H, W) uint8 of 0/1.
 
     `foreground` says what the stored values mean:
@@ -62,24 +86,15 @@ def read_mask(path: str | Path, foreground: str) -> npt.NDArray[np.uint8]:
       "instances"  value > 0, for label maps, as in GlaS
       "auto"       threshold for a lossy file, binary for {0, 1} or {0, 255}, instances for few integer labels;
                    ValueError where the values could mean two things
+      a mapping    stored value -> 0 or 1, such as {0: 0, 1: 0, 2: 1}; any other value is a ValueError
     """
-    if foreground not in FOREGROUND_RULES:
-        raise ValueError(f"unknown foreground rule {foreground!r}; use one of {', '.join(FOREGROUND_RULES)}")
+    rule = checked_rule(foreground)
     with _opened(path) as image:
         labels = _labels(image, path)
-        if image.mode == "P":
+        if image.mode == "P" and isinstance(rule, str):  # a mapping has said what each index means
             _refuse_inverted_palette(image, path)
         is_lossy = image.format in LOSSY_FORMATS
-    count_of = _counts(labels, path)
-    rule = _guessed_rule(count_of, is_lossy, path) if foreground == "auto" else foreground
-    if rule == "binary" and not _is_binary(count_of):
-        raise ValueError(
-            f"{path}: a binary mask holds 0 and 1, or 0 and 255; this one holds {_listed(count_of)}. Set "
-            "data.mask=threshold for grey or JPEG edges, data.mask=instances for label maps"
-        )
-    if rule == "threshold":
-        _refuse_pointless_threshold(count_of, path)
-    return (labels > (127 if rule == "threshold" else 0)).astype(np.uint8)
+    return to_foreground(labels, rule, is_lossy=is_lossy, path=path)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -184,7 +199,27 @@ def _metadata_follows_pixels(path: str | Path) -> bool:
     return False
 
 
-# ---- what mask values mean
+# ---- pixels of one channel
+
+
+def _scaled(image: Image.Image, limits: tuple[float, float], path: str | Path) -> npt.NDArray[np.uint8]:
+    """Deep grey (H, W) with `limits` at 0 and 255."""
+    is_unsigned = _raw_mode(image) == "I;32N"  # Pillow keeps 32 unsigned bits as if they were signed
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # Pillow inverts such files of 8 bits, but not deeper ones
+        raise ValueError(f"{path}: stored with white as 0; save it with black as 0")
+    upright = _upright(image, path)
+    if upright.has_transparency_data:
+        raise ValueError(
+            f"{path}: mode {image.mode} with a transparent grey value, hidden pixels would show; flatten it"
+        )
+    pixels = np.asarray(upright)
+    if bad := int(pixels.size - np.isfinite(pixels).sum()):
+        raise ValueError(
+            f"{path}: {bad} of {pixels.size} pixels are NaN or infinite; finite values are required: replace them"
+        )
+    low, high = limits
+    grey = pixels.view(np.uint32).astype(np.float64) if is_unsigned else pixels.astype(np.float64)
+    return np.rint((grey.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
 def _labels(image: Image.Image, path: str | Path) -> npt.NDArray[Any]:
@@ -214,59 +249,3 @@ def _refuse_inverted_palette(image: Image.Image, path: str | Path) -> None:
             f"{path}: palette index 0, the background, is drawn brighter than every label, so the indices may be "
             "swapped; save the mask as one grey channel"
         )
-
-
-def _counts(labels: npt.NDArray[Any], path: str | Path) -> dict[int, int]:
-    """How often each value occurs, by rising value."""
-    if labels.dtype in (np.bool_, np.uint8, np.uint16):
-        occurrences = np.bincount(labels.ravel())  # np.unique would sort every pixel
-        return {int(value): int(occurrences[value]) for value in np.flatnonzero(occurrences)}
-    values, occurrences = np.unique(labels, return_counts=True)
-    if values[0] < 0:
-        raise ValueError(
-            f"{path}: a mask with negative values, down to {values[0]}; save 0 for the background, labels above"
-        )
-    return dict(zip(values.tolist(), occurrences.tolist(), strict=True))
-
-
-def _guessed_rule(count_of: dict[int, int], is_lossy: bool, path: str | Path) -> str:
-    if is_lossy:
-        return "threshold"
-    if _is_binary(count_of):
-        return "binary"
-    if _looks_antialiased(count_of):
-        raise ValueError(
-            f"{path}: mostly 0 and 255 with grey values between ({_listed(count_of)}), as smoothed edges leave; set "
-            "data.mask=threshold, or data.mask=instances if 255 is a label"
-        )
-    if len(count_of) > FEW_LABELS:
-        raise ValueError(
-            f"{path}: {len(count_of)} different values ({_listed(count_of)}), over {FEW_LABELS} are not guessed; set "
-            "data.mask=threshold for a grey mask, data.mask=instances for a label map"
-        )
-    return "instances"
-
-
-def _is_binary(count_of: dict[int, int]) -> bool:
-    return count_of.keys() <= {0, 1} or count_of.keys() <= {0, 255}
-
-
-def _looks_antialiased(count_of: dict[int, int]) -> bool:
-    """For a mask that is not binary: it holds another value beside 0 and 255, and one grey level is enough."""
-    most_common_label = max((value for value in count_of if value != 0), key=lambda value: count_of[value])
-    return most_common_label == 255
-
-
-def _refuse_pointless_threshold(count_of: dict[int, int], path: str | Path) -> None:
-    """`> 127` empties a 0/1 mask or a label map in silence, and is no midpoint of 16-bit values."""
-    highest = max(count_of)
-    if 0 < highest <= 127 or highest > 255:
-        raise ValueError(
-            f"{path}: a threshold at 127 needs values up to 255, this mask holds {_listed(count_of)}. Set "
-            "data.mask=binary for 0 and 1, data.mask=instances for labels"
-        )
-
-
-def _listed(count_of: dict[int, int]) -> str:
-    values = [str(value) for value in count_of]
-    return ", ".join(values[:10]) + (f", ... ({len(values)} values up to {values[-1]})" if len(values) > 10 else "")

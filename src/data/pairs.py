@@ -15,7 +15,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 KVASIR_SEG_ARCHIVE = "Kvasir-SEG"
 GLAS_ARCHIVE = "Warwick QU Dataset (Released 2016_07_08)"
 ISIC2018_PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
-NAMES_SHOWN = 10
+NAMES_SHOWN = 200  # who has to mend files needs all their names, if they can be read at all
+ENTRIES_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,26 @@ class Pair:
     id: str
     image: Path
     mask: Path
+
+
+class NoData(ValueError):
+    """No known layout of the dataset is there."""
+
+
+class PairingError(ValueError):
+    """Files without exactly one partner.
+
+    Attributes:
+        pairs: id -> Pair of the files that have one.
+        faults: one text for each kind of fault, with the names of its files.
+    """
+
+    def __init__(self, dataset: str, root: Path, pairs: dict[str, Pair], faults: list[str]):
+        super().__init__(
+            f"{dataset}: every image needs exactly one mask of its name, in {root} there are {'; '.join(faults)}. Add "
+            "what is missing, rename, or move these files away"
+        )
+        self.pairs, self.faults = pairs, faults
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,7 @@ class _Source:
 
 
 def kvasir_seg_pairs(root: str | Path) -> dict[str, Pair]:
-    """id (file stem) -> Pair. ValueError: nothing found at `root`, unpaired files, duplicate ids."""
+    """id (file stem) -> Pair. NoData: nothing found at `root`. PairingError: unpaired files, duplicate ids."""
     root = Path(root)
     sources = [_Source(place / "images", place / "masks") for place in (root, root / KVASIR_SEG_ARCHIVE)]
     layouts = ["images/<id>.jpg with masks/<id>.jpg", f"{KVASIR_SEG_ARCHIVE}/images/<id>.jpg with the same in masks/"]
@@ -49,7 +70,7 @@ def kvasir_seg_pairs(root: str | Path) -> dict[str, Pair]:
 
 
 def isic2018_pairs(root: str | Path) -> dict[str, Pair]:
-    """id (ISIC_0000000) -> Pair, over all parts that are there. ValueError as `kvasir_seg_pairs`."""
+    """id (ISIC_0000000) -> Pair, over all parts that are there. Errors as `kvasir_seg_pairs`."""
     root = Path(root)
     plain = _Source(root / "images", root / "masks", "_segmentation", ("_superpixels",))
     official = _isic2018_official(root)
@@ -68,15 +89,18 @@ def isic2018_pairs(root: str | Path) -> dict[str, Pair]:
 def isic2018_parts(root: str | Path) -> dict[str, list[str]]:
     """part ("train", "val", "test") -> sorted ids, by the archive folder they lie in; {} for the plain layout.
 
-    A part whose folders are absent is no key. ValueError as `isic2018_pairs`.
+    A part whose folders are absent is no key. Whether each image has its mask is for `isic2018_pairs` to say.
     """
-    root = Path(root)
-    sources = _isic2018_official(root)
-    return {part: list(_pair("isic2018", root, [source])) for part, source in sources.items()}
+    parts = {}
+    for part, source in _isic2018_official(Path(root)).items():
+        images = _Files()
+        _collect(source, images, _Files())
+        parts[part] = sorted(images.by_id)
+    return parts
 
 
 def glas_pairs(root: str | Path) -> dict[str, Pair]:
-    """id (train_1, testA_1, ...) -> Pair. ValueError as `kvasir_seg_pairs`."""
+    """id (train_1, testA_1, ...) -> Pair. Errors as `kvasir_seg_pairs`."""
     root = Path(root)
     archive = _glas_archive(root)
     layouts = [
@@ -114,7 +138,7 @@ def folder_pairs(
     """id (path below the image folder, posix, without file suffix) -> Pair, for any tree of image files.
 
     The mask of images/a/b.jpg is masks/a/b<mask_suffix>.<any image suffix>. Both folders may be one if `mask_suffix` is
-    given. Hidden files and links to folders are passed over. ValueError as `kvasir_seg_pairs`.
+    given. Hidden files and links to folders are passed over. Errors as `kvasir_seg_pairs`.
     """
     root = Path(root)
     source = _Source(root / images, root / masks, mask_suffix)
@@ -162,7 +186,7 @@ def _the_one(dataset: str, root: Path, sources: Sequence[_Source], layouts: Sequ
     if found:
         places = " and ".join(str(source.images) for source in found)
         raise ValueError(f"{dataset}: found twice, in {places}, and which is meant cannot be told; move one away")
-    raise ValueError(
+    raise NoData(
         f"{dataset}: no such data in {root} ({_contents(root)}). Looked for {', or '.join(layouts)}. Set the place "
         "with the environment variable EMISNET_DATA (the folder that holds the datasets' folders) or with data.root=..."
     )
@@ -172,7 +196,7 @@ def _contents(root: Path) -> str:
     if not root.is_dir():
         return "not a folder" if root.exists() else "it does not exist"
     names = sorted(entry.name for entry in root.iterdir())
-    return "it holds " + _first(names) if names else "it is empty"
+    return "it holds " + listed(names, ENTRIES_SHOWN) if names else "it is empty"
 
 
 # ---- which mask
@@ -191,6 +215,9 @@ class _Files:
     def duplicates(self) -> list[Path]:
         return [file for files in self.by_id.values() if len(files) > 1 for file in files]
 
+    def only(self) -> dict[str, Path]:
+        return {id_: files[0] for id_, files in self.by_id.items() if len(files) == 1}
+
 
 def _pair(dataset: str, root: Path, sources: Iterable[_Source]) -> dict[str, Pair]:
     images, masks = _Files(), _Files()
@@ -202,14 +229,13 @@ def _pair(dataset: str, root: Path, sources: Iterable[_Source]) -> dict[str, Pai
         *_fault("images that share an id", root, images.duplicates()),
         *_fault("masks that share an id", root, masks.duplicates()),
     ]
+    image_of, mask_of = images.only(), masks.only()
+    pairs = {id_: Pair(id_, image_of[id_], mask_of[id_]) for id_ in sorted(image_of.keys() & mask_of.keys())}
     if faults:
-        raise ValueError(
-            f"{dataset}: every image needs exactly one mask of its name, in {root} there are {'; '.join(faults)}. Add "
-            "what is missing, rename, or move these files away"
-        )
-    if not images.by_id:
+        raise PairingError(dataset, root, pairs, faults)
+    if not pairs:
         raise ValueError(f"{dataset}: the folders in {root} hold no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return {id_: Pair(id_, images.by_id[id_][0], masks.by_id[id_][0]) for id_ in sorted(images.by_id)}
+    return pairs
 
 
 def _collect(source: _Source, images: _Files, masks: _Files) -> None:
@@ -245,9 +271,9 @@ def _id(file: Path, folder: Path, suffix: str) -> str:
 
 def _fault(what: str, root: Path, files: Iterable[Path]) -> list[str]:
     names = sorted(str(file.relative_to(root)) if file.is_relative_to(root) else str(file) for file in files)
-    return [f"{len(names)} {what}: {_first(names)}"] if names else []
+    return [f"{len(names)} {what}: {listed(names)}"] if names else []
 
 
-def _first(names: Sequence[str]) -> str:
-    more = f", ... and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+def listed(names: Sequence[str], shown: int = NAMES_SHOWN) -> str:
+    """The names, those behind the first `shown` as a number."""
+    return ", ".join(names[:shown]) + (f", ... and {len(names) - shown} more" if len(names) > shown else "")
