@@ -47,7 +47,8 @@ class SegmentationDataModule(pl.LightningDataModule):
     """
 
     dataset = ""
-    foreground = "auto"
+    foreground: str | Mapping[Any, int] = "auto"
+    intensity: Sequence[float] | None = None  # range of deep grey images, see `src.data.decode.read_image`
     on_disk = True  # else `load` makes the images
     caveat: str | None = None  # what a reader of a score on this data must be told
 
@@ -95,7 +96,7 @@ class SegmentationDataModule(pl.LightningDataModule):
     def load(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Native-size image (H, W, 3) uint8 and mask (H, W) uint8 of 0 and 1."""
         pair = self.pairs[sample_id]
-        image, mask = read_image(pair.image), read_mask(pair.mask, self.foreground)
+        image, mask = read_image(pair.image, self.intensity), read_mask(pair.mask, self.foreground)
         if image.shape[:2] != mask.shape:
             raise ValueError(_differ(pair, image.shape[:2], mask.shape))
         return image, mask
@@ -103,7 +104,7 @@ class SegmentationDataModule(pl.LightningDataModule):
     @property
     def reading(self) -> dict[str, Any]:
         """What `load` depends on besides the files."""
-        return {"foreground": self.foreground}
+        return {"foreground": self.foreground, "intensity": self.intensity}
 
     def header_faults(self, ids: Sequence[str]) -> list[str]:
         """What is wrong with the files as far as their headers tell: unreadable, or a mask of another size."""

@@ -1,11 +1,13 @@
 """The datasets: each says where its pairs are and how its masks read. A new one needs no more than that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from src.data.datamodule import SegmentationDataModule
+from src.data.decode import checked_intensity
+from src.data.foreground import checked_rule
 from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
 from src.data.splits import Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
@@ -54,7 +56,8 @@ class GlaS(SegmentationDataModule):
 class Folder(SegmentationDataModule):
     """Any tree of `images` and `masks`, paired by stem; split by a seeded hold-out over the ids.
 
-    `mask` says how masks read: auto, binary ({0,1} or {0,255}), threshold (> 127) or instances (> 0).
+    `mask` says how masks read: auto, binary ({0,1} or {0,255}), threshold (> 127), instances (> 0), or a mapping of
+    every stored value to 0 or 1. `intensity` is the range (low, high) of 16-bit grey images that becomes 0..255.
     """
 
     dataset = "folder"
@@ -65,14 +68,16 @@ class Folder(SegmentationDataModule):
         images: str = "images",
         masks: str = "masks",
         mask_suffix: str = "",
-        mask: str = "auto",
+        mask: str | Mapping[Any, int] = "auto",
+        intensity: Sequence[float] | None = None,
         val: float = 0.1,
         test: float = 0.1,
         split_seed: int = 0,
         **common: Any,  # the base's arguments, checked there
     ):
         super().__init__(split="holdout", **common)
-        self.foreground = mask
+        self.foreground = checked_rule(mask)
+        self.intensity = None if intensity is None else checked_intensity(intensity)
         self.folders = {"images": images, "masks": masks, "mask_suffix": mask_suffix}
         self.fractions: dict[str, Any] = {"val": val, "test": test, "seed": split_seed}
 
