@@ -15,7 +15,6 @@ from src.data.pairs import (
     PairingError,
     folder_pairs,
     glas_pairs,
-    glas_patients,
     isic2018_pairs,
     isic2018_parts,
     kvasir_seg_pairs,
@@ -202,30 +201,6 @@ def test_accents_pair_in_either_spelling(tmp_path: Path) -> None:
     write_folder(tmp_path, example_pairs([decomposed]))
     (tmp_path / "masks" / f"{decomposed}.png").rename(tmp_path / "masks" / f"{composed}.png")
     assert list(folder_pairs(tmp_path)) == [composed]
-
-
-@pytest.mark.parametrize("official", [False, True], ids=["plain", "official"])
-def test_glas_patients_come_from_the_grade_table(tmp_path: Path, official: bool) -> None:
-    patients = {"train_1": "7", "train_2": "7", "testA_1": "12"}
-    root = write_glas(tmp_path, official, example_pairs(["train_1", "train_2"]), patients)
-    assert glas_patients(root) == patients
-
-
-def test_glas_patients_read_columns_by_name(tmp_path: Path) -> None:
-    (tmp_path / "Grade.csv").write_text(
-        "\ufeffname, patient ID , grade (GlaS)\n train_1 , 3, benign\n", encoding="utf-8"
-    )
-    assert glas_patients(tmp_path) == {"train_1": "3"}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"), [(None, "no Grade.csv"), ("id,grade\n1,2\n", "found id, grade"), ("", "no rows")]
-)
-def test_glas_without_a_usable_grade_table(tmp_path: Path, text: str | None, said: str) -> None:
-    if text is not None:
-        (tmp_path / "Grade.csv").write_text(text)
-    with pytest.raises(ValueError, match=said):
-        glas_patients(tmp_path)
 
 
 @pytest.mark.skipif("EMISNET_DATA" not in os.environ, reason="EMISNET_DATA does not say where the real datasets are")

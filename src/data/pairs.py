@@ -5,7 +5,6 @@ layout (images/ beside masks/) and that of the official archive. What stays with
 out in silence is a changed dataset.
 """
 
-import csv
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -111,25 +110,6 @@ def glas_pairs(root: str | Path) -> dict[str, Pair]:
     if archive is not None:
         sources.append(_Source(archive, archive, "_anno"))
     return _pair("glas", root, [_the_one("glas", root, sources, layouts)])
-
-
-def glas_patients(root: str | Path) -> dict[str, str]:
-    """id -> patient, from Grade.csv: of all 165 images, absent ones too. ValueError: no such file or columns."""
-    root = Path(root)
-    places = [root / "Grade.csv", root / GLAS_ARCHIVE / "Grade.csv"]
-    table = next((place for place in places if place.is_file()), None)
-    if table is None:
-        raise ValueError(
-            f"glas: no Grade.csv in {root} or in {GLAS_ARCHIVE}/ there, and patients are known from it alone; "
-            "copy it from the archive"
-        )
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = [{str(k).strip().lower(): str(v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
-    # by column name: releases differ in the order of the columns, and blanks stand before names and values
-    if not rows or not {"name", "patient id"} <= rows[0].keys():
-        found = ", ".join(rows[0]) if rows else "no rows"
-        raise ValueError(f"{table}: columns 'patient ID' and 'name' are required, found {found}; restore the file")
-    return {row["name"]: row["patient id"] for row in rows if row["name"]}
 
 
 def folder_pairs(
@@ -266,7 +246,12 @@ def _image_files(folder: Path, *, without: Path) -> list[Path]:
 
 def _id(file: Path, folder: Path, suffix: str) -> str:
     name = file.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
-    return unicodedata.normalize("NFC", name)  # macOS writes accents as two characters, archives as one
+    return one_spelling(name)
+
+
+def one_spelling(id_: str) -> str:
+    """macOS writes accents as two characters, archives as one."""
+    return unicodedata.normalize("NFC", id_)
 
 
 def _fault(what: str, root: Path, files: Iterable[Path]) -> list[str]:

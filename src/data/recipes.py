@@ -1,45 +1,16 @@
 """What the committed splits follow from: `python -m src.data.splits make --data <root>` writes the same files again."""
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
-from src.data.pairs import glas_patients, isic2018_pairs
+from src.data.folds import Folds, kfold, lesion_areas, read_folds
+from src.data.groups import glas_patients, near_duplicates
+from src.data.pairs import Pair, glas_pairs, isic2018_pairs, kvasir_seg_pairs, listed
 from src.data.splits import MANIFESTS, OFFICIAL_SIZES, Split, check_sizes, holdout, read_split
 
 ISIC2018_SUBSET = 2000  # the square-cropped copy that the holdout is drawn from
-# Pairs that show one lesion from one view, some recoloured; each was looked at. The first three of kvasir_seg were
-# known; candidates for the others came from the correlation of thumbnails (32 x 32 colour, or 64 x 64 grey less its
-# local mean). Those of isic2018 were searched among the 2000 of the subset, and are surely not all.
-NEAR_DUPLICATES = {
-    "kvasir_seg": (
-        ("cju30bmab08bi0835mvlr6e0r", "cju77k828z46w0871r0avuoo9"),
-        ("cju886ryxnsl50801r93jai7q", "cju8amfdtqi4x09871tygrgqe"),
-        ("cju772304yw5t0818vbw8kkjf", "cju76lsehyia10987u54vn8rb"),
-        ("cju5fydrud94708507vo6oy21", "cju7avvi51iox0817ym55y6tt"),
-        ("cju1hhj6mxfp90835n3wofrap", "cju3x9lttikfb0818a0g104zn"),
-    ),
-    "isic2018": (
-        ("ISIC_0000162", "ISIC_0014826"),
-        ("ISIC_0000164", "ISIC_0014795"),
-        ("ISIC_0000165", "ISIC_0014788"),
-        ("ISIC_0000182", "ISIC_0015395"),
-        ("ISIC_0000186", "ISIC_0014698"),
-        ("ISIC_0000215", "ISIC_0015313"),
-        ("ISIC_0000225", "ISIC_0014778"),
-        ("ISIC_0000229", "ISIC_0014771"),
-        ("ISIC_0001134", "ISIC_0010016"),
-        ("ISIC_0012222", "ISIC_0016003"),
-        ("ISIC_0012290", "ISIC_0013594"),
-        ("ISIC_0012756", "ISIC_0013184"),
-        ("ISIC_0013109", "ISIC_0013163"),
-    ),
-}
-
-
-def near_duplicates(dataset: str) -> dict[str, str]:
-    """id -> group, for the ids of a dataset that have a near-duplicate."""
-    return {id_: group[0] for group in NEAR_DUPLICATES.get(dataset, ()) for id_ in group}
 
 
 def kvasir_seg_splits(train: Sequence[str], test: Sequence[str]) -> list[Split]:
@@ -82,21 +53,54 @@ def isic2018_holdout(ids: Sequence[str]) -> Split:
     return holdout(ids, groups=near_duplicates("isic2018"), dataset="isic2018", description=about)
 
 
+def committed_folds(
+    dataset: str, ids: Sequence[str], pairs: Mapping[str, Pair], foreground: str, groups: Mapping[str, str], about: str
+) -> Folds:
+    """Five folds of `ids`. ValueError: some have no mask on disk to measure the lesion by."""
+    if absent := sorted(set(ids) - pairs.keys()):
+        raise ValueError(f"{dataset} kfold5: {len(absent)} images are not on disk: {listed(absent)}; put them there")
+    areas = lesion_areas({id_: pairs[id_] for id_ in ids}, foreground)
+    folds = kfold(areas, n_folds=5, groups=groups)
+    mean_areas = tuple(round(fmean(areas[id_] for id_ in members), 4) for members in folds)
+    return Folds("kfold5", dataset, folds, f"{about} (seed 0, balanced by size and lesion area).", mean_areas)
+
+
 # ---- command line
 
 
-def remade(data: Path) -> Iterator[Split | str]:
-    """Every committed split made anew from the lists under `data`, or why one cannot be."""
-    recipes: list[Callable[[], list[Split]]] = [
-        lambda: kvasir_seg_splits(*_kvasir_seg_lists(data / "splits")),
-        lambda: glas_splits(glas_patients(data / "glas")),
-        lambda: [isic2018_holdout(list(isic2018_pairs(data / "isic2018")))],
-    ]
-    for recipe in recipes:
+def remade(data: Path) -> Iterator[Split | Folds | str]:
+    """Every committed split and its folds made anew from what lies under `data`, or why some cannot be."""
+    for recipe in (_kvasir_seg, _glas, _isic2018):
         try:
-            yield from recipe()
+            yield from recipe(data)
         except ValueError as error:
             yield str(error)
+
+
+# Splits come first: they need lists alone, and are made where the masks of the folds are absent.
+
+
+def _kvasir_seg(data: Path) -> Iterator[Split | Folds]:
+    train, test = _kvasir_seg_lists(data / "splits")
+    yield from kvasir_seg_splits(train, test)
+    pairs, groups = kvasir_seg_pairs(data / "kvasir_seg"), near_duplicates("kvasir_seg")
+    about = "5 folds of the authors' 880, near-duplicates together"
+    yield committed_folds("kvasir_seg", train, pairs, "threshold", groups, about)
+
+
+def _glas(data: Path) -> Iterator[Split | Folds]:
+    patients = glas_patients(data / "glas")
+    yield from glas_splits(patients)
+    ids = [id_ for id_ in patients if id_.startswith("train_")]
+    about = "5 folds of the 85 training images, no patient in two"
+    yield committed_folds("glas", ids, glas_pairs(data / "glas"), "instances", patients, about)
+
+
+def _isic2018(data: Path) -> Iterator[Split | Folds]:
+    pairs, groups = isic2018_pairs(data / "isic2018"), near_duplicates("isic2018")
+    yield isic2018_holdout(list(pairs))
+    about = "5 folds of 2000 of the 2594 training images, known near-duplicates together"
+    yield committed_folds("isic2018", list(pairs), pairs, "binary", groups, about)
 
 
 def _kvasir_seg_lists(folder: Path) -> list[list[str]]:
@@ -122,13 +126,20 @@ def _make(data: Path) -> int:
 
 
 def _print_table() -> None:
-    rows = [("dataset", "name", "sizes", "hash")]
-    for split in (read_split(path) for path in sorted(MANIFESTS.glob("*.json"))):
-        sizes = "  ".join(f"{part} {len(ids)}" for part, ids in split.parts.items())
-        rows.append((split.dataset, split.name, sizes, split.hash))
+    rows = [("dataset", "name", "sizes, for folds with their mean lesion area", "hash")]
+    for path in sorted(MANIFESTS.glob("*.json")):
+        committed = read_folds(path) if "_kfold" in path.stem else read_split(path)
+        rows.append((committed.dataset, committed.name, _sizes(committed), committed.hash))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _sizes(committed: Split | Folds) -> str:
+    if isinstance(committed, Split):
+        return "  ".join(f"{part} {len(ids)}" for part, ids in committed.parts.items())
+    sized = zip(committed.folds, committed.mean_areas, strict=True)
+    return "  ".join(f"{len(ids)} ({area:.3f})" for ids, area in sized)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

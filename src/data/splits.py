@@ -1,7 +1,7 @@
 """Which ids train, choose and score.
 
 A split is a list of ids with a name and a hash, committed under manifests/; never a directory order. `python -m
-src.data.splits` lists the committed ones; `recipes` has what they follow from.
+src.data.splits` lists the committed ones; `recipes` has what they follow from, `folds` what is drawn for k-fold.
 Membership is drawn by hashing ids: it depends on the set of ids and the seed, and on no library's random stream.
 """
 
@@ -9,9 +9,10 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from src.data.pairs import ISIC2018_PARTS
 
@@ -52,8 +53,7 @@ class Split:
     @property
     def sha256(self) -> str:
         """Over the parts alone, as canonical JSON: the same ids are the same split under any name."""
-        canonical = json.dumps(self.parts, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return content_hash(self.parts)
 
     @property
     def hash(self) -> str:
@@ -66,35 +66,67 @@ class Split:
         return json.dumps({**head, "parts": self.parts}, indent=1, ensure_ascii=False) + "\n"
 
 
+class _Hashed(Protocol):
+    @property
+    def sha256(self) -> str: ...
+
+
+Manifest = TypeVar("Manifest", bound=_Hashed)  # a Split, or Folds
+
+
+def content_hash(content: Any) -> str:
+    """sha256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def available_splits(dataset: str) -> list[str]:
     """Names of the committed splits of a dataset; empty for one that has none."""
-    return sorted(path.stem.removeprefix(f"{dataset}_") for path in MANIFESTS.glob(f"{dataset}_*.json"))
+    return [stem.removeprefix(f"{dataset}_") for stem in _committed(f"{dataset}_*")]
+
+
+def _committed(pattern: str) -> list[str]:
+    """The files of splits, without those of folds."""
+    return sorted(path.stem for path in MANIFESTS.glob(f"{pattern}.json") if "_kfold" not in path.stem)
 
 
 def load_split(dataset: str, name: str) -> Split:
     """A committed split. ValueError: no such split, or a file that does not agree with its hash."""
     if name not in available_splits(dataset):
-        known = ", ".join(sorted(path.stem for path in MANIFESTS.glob("*.json")))
         hint = "; isic2018 official is read from the archive folders" if (dataset, name) == _FROM_FOLDERS else ""
-        raise ValueError(f"no split {name!r} of {dataset!r}{hint}; committed are, as <dataset>_<name>, {known}")
+        raise ValueError(
+            f"no split {name!r} of {dataset!r}{hint}; committed are, as <dataset>_<name>, {', '.join(_committed('*'))}"
+        )
     return read_split(MANIFESTS / f"{dataset}_{name}.json")
 
 
 def read_split(path: str | Path) -> Split:
     """A split from its file. ValueError: not a manifest, or changed since its hash was written."""
+    return read_manifest(
+        path,
+        lambda fields: Split(
+            fields["name"],
+            fields["dataset"],
+            {part: tuple(ids) for part, ids in fields["parts"].items()},
+            fields.get("description", ""),
+        ),
+    )
+
+
+def read_manifest(path: str | Path, build: Callable[[dict[str, Any]], Manifest]) -> Manifest:
+    """What `build` makes of the fields in a file. ValueError: as `read_split`."""
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        parts = {part: tuple(ids) for part, ids in fields["parts"].items()}
-        split = Split(fields["name"], fields["dataset"], parts, fields.get("description", ""))
-        written = fields["sha256"]
+        manifest, written = build(fields), fields["sha256"]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a split manifest ({error!r}); restore it from version control") from error
-    if written != split.sha256:
         raise ValueError(
-            f"{path}: the ids give hash {split.hash}, the file says {str(written)[:12]}, so it was changed; restore it "
-            "from version control, or give the changed split a name of its own"
+            f"{path}: not such a manifest, or damaged ({error!r}); restore it from version control"
+        ) from error
+    if written != manifest.sha256:
+        raise ValueError(
+            f"{path}: the ids give hash {manifest.sha256[:12]}, the file says {str(written)[:12]}, so it was changed; "
+            "restore it from version control, or give what was changed a name of its own"
         )
-    return split
+    return manifest
 
 
 def find_absent(split: Split, part: str, on_disk: Iterable[str]) -> list[str]:
@@ -128,7 +160,7 @@ def holdout(
         raise ValueError(f"fractions val={val} and test={test} must be 0 or more and leave something for train")
     if len(set(every)) != len(every):
         raise ValueError(f"{dataset} {name}: {len(every) - len(set(every))} ids are given twice; ids must be unique")
-    left = _drawn_order(every, groups or {}, seed)
+    left = drawn_order(every, groups or {}, seed)
     still_to_serve = 1 + (val > 0) + (test > 0)
     if len(left) < still_to_serve:
         have = f"{len(every)} ids in {len(left)} groups"
@@ -149,7 +181,7 @@ def holdout(
     return Split(name, dataset, parts, description)
 
 
-def _drawn_order(ids: Sequence[str], groups: Mapping[str, str], seed: int) -> list[tuple[str, ...]]:
+def drawn_order(ids: Sequence[str], groups: Mapping[str, str], seed: int) -> list[tuple[str, ...]]:
     """The groups, shuffled by the hash of seed and first member: group names and the order of ids have no say."""
     members: dict[tuple[bool, str], list[str]] = {}
     for id_ in sorted(ids):
