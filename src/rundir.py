@@ -34,7 +34,7 @@ RESUME = ("auto", "must", "never")
 NOT_DEFINING = {
     "": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads")
 } | {
-    "data": ("num_workers", "cache"),
+    "data": ("num_workers", "cache", "download"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }
 RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
@@ -43,13 +43,13 @@ RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch"
 def defining(config: Mapping[str, Any]) -> dict[str, Any]:
     """What defines a run: its resolved config without NOT_DEFINING, and without its own path wherever that stands.
 
-    `data.root` counts only where the images have no named split (data=folder): a dataset may be moved.
+    `data.root` counts only where the split is drawn from what lies there (data=folder): a dataset may be moved.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_DEFINING[""]}
     for group, keys in NOT_DEFINING.items():
         if group in kept:
             kept[group] = {key: value for key, value in kept[group].items() if key not in keys}
-    if "split" in kept.get("data", {}):
+    if "data" in kept and "split_seed" not in kept["data"]:
         kept["data"].pop("root", None)
     own_path = json.dumps(str(config.get("run_dir")))[1:-1]
     return json.loads(json.dumps(kept, default=str).replace(own_path, "<run_dir>"))

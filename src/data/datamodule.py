@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 
 from src.data.cache import Faults, PixelStore, open_store
 from src.data.decode import image_size, read_image, read_mask
-from src.data.pairs import Pair, PairingError
+from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
+from src.data.groups import near_duplicates
+from src.data.pairs import Pair, PairingError, listed
 from src.data.sampler import EpochSampler
 from src.data.samples import SampleDataset, collate, init_worker
 from src.data.splits import Split, find_absent, load_split
@@ -25,7 +27,7 @@ from src.data.transforms import CROPS, make_augment, view
 from src.progress import available_cores
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SHOWN = 5  # ids named in an error before it only counts
+KFOLD, DEFAULT_FOLDS = "kfold", 5
 
 
 class SegmentationDataModule(pl.LightningDataModule):
@@ -34,7 +36,9 @@ class SegmentationDataModule(pl.LightningDataModule):
     Args:
         root: the dataset's folder.
         size: side of the square that images are resized to, in px.
-        split: name of a committed manifest of this dataset (`python -m src.data.splits` lists them).
+        split: name of a committed manifest of this dataset (`python -m src.data.splits` lists them), or kfold.
+        fold, n_folds: with split=kfold, which of how many folds is the test part; the next one is val.
+        download: fetch the official archives into `root` if the dataset is not there.
         cache: folder of the decoded pixels (`src.data.cache`); None decodes in every epoch.
         batch_size, num_workers: of the loaders; num_workers=None takes one per core but one, at most 8.
         crop: training crop mode: full, lesion or mixed. Validation and test always see the whole image.
@@ -58,6 +62,9 @@ class SegmentationDataModule(pl.LightningDataModule):
         root: str,
         size: int = 256,
         split: str = "official",
+        fold: int | None = None,
+        n_folds: int = 5,
+        download: bool = False,
         cache: str | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
@@ -72,7 +79,13 @@ class SegmentationDataModule(pl.LightningDataModule):
             raise ValueError(f"data.crop={crop!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
         if size < 32 or batch_size < 1:
             raise ValueError(f"data.size={size} must be at least 32 and data.batch_size={batch_size} at least 1.")
+        if (split == KFOLD) != (fold is not None):
+            raise ValueError(
+                f"data.split={split} with data.fold={fold}: data.split=kfold needs a fold (data.fold=0 to "
+                f"{n_folds - 1}), any other split takes none."
+            )
         self.root, self.split_name = Path(root), split
+        self.fold, self.n_folds, self.download = fold, n_folds, download
         self.cache = Path(cache).expanduser() if cache else None
         self.size, self.batch_size, self.seed, self.crop = (size, size), batch_size, seed, crop
         self.num_workers = min(8, max(0, available_cores() - 1)) if num_workers is None else num_workers
@@ -87,8 +100,16 @@ class SegmentationDataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def make_split(self) -> Split:
-        """The split called `split`; a committed manifest unless a dataset makes its own."""
-        return load_split(self.dataset, self.split_name)
+        """The split called `split`: a committed manifest, or made of folds, unless a dataset makes its own."""
+        return self._kfold() if self.fold is not None else load_split(self.dataset, self.split_name)
+
+    def groups(self) -> dict[str, str]:
+        """id -> what may not be torn by a split (patient, near-duplicates), of the ids that belong to any."""
+        return near_duplicates(self.dataset)
+
+    def ids_to_fold(self) -> Sequence[str]:
+        """The ids that folds are drawn from: those of the committed folds, so never an official test image."""
+        return [id_ for members in load_folds(self.dataset, DEFAULT_FOLDS) for id_ in members]
 
     def ids_on_disk(self) -> set[str]:
         return set(self.pairs)
@@ -154,6 +175,27 @@ class SegmentationDataModule(pl.LightningDataModule):
         """Made on first use; may be set to score by another run's split."""
         return self.make_split()
 
+    def _kfold(self) -> Split:
+        assert self.fold is not None
+        if self.n_folds in available_folds(self.dataset):
+            return fold_split(load_folds(self.dataset, self.n_folds), self.fold, self.dataset)
+        ids = self.ids_to_fold()
+        if absent := sorted(set(ids) - self.ids_on_disk()):
+            raise ValueError(
+                f"{self.dataset}: {self.n_folds} folds are drawn by the areas of all {len(ids)} masks, and "
+                f"{len(absent)} images are not under {self.root}: {listed(absent)}. Put them there, or take the "
+                f"committed data.n_folds={DEFAULT_FOLDS}."
+            )
+        folds = kfold(self._areas(ids), n_folds=self.n_folds, groups=self.groups())
+        return fold_split(folds, self.fold, self.dataset)
+
+    def _areas(self, ids: Sequence[str]) -> dict[str, float]:
+        """id -> lesion area as a fraction of the native image."""
+        if self.cache:
+            entries = self._store("full").entries
+            return {id_: entries[id_].area for id_ in ids}
+        return lesion_areas({id_: self.pairs[id_] for id_ in ids}, self.foreground)
+
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """part name -> ids: `train`, `val` and those whose names start with `test`."""
@@ -197,7 +239,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         if absent:
             raise ValueError(
                 f"{self.dataset}, split {self.split.name!r}, part {part!r}: {len(absent)} of {len(ids)} images are not "
-                f"under {self.root}: {_some(absent)}. Put them there, or choose a split of what is there "
+                f"under {self.root}: {listed(absent)}. Put them there, or choose a split of what is there "
                 "(data.split=holdout)."
             )
         return ids
@@ -283,8 +325,3 @@ def _differ(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> str:
         f"{pair.id}: the image is {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]} ({pair.image}, {pair.mask}). "
         "Give both the same size."
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from src.data.datamodule import SegmentationDataModule
+from src.data.datamodule import KFOLD, SegmentationDataModule
 from src.data.decode import checked_intensity
 from src.data.foreground import checked_rule
+from src.data.groups import glas_patients, read_groups
 from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
 from src.data.splits import Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
@@ -52,12 +53,16 @@ class GlaS(SegmentationDataModule):
     def find_pairs(self) -> dict[str, Pair]:
         return glas_pairs(self.root)
 
+    def groups(self) -> dict[str, str]:
+        return glas_patients(self.root)
+
 
 class Folder(SegmentationDataModule):
     """Any tree of `images` and `masks`, paired by stem; split by a seeded hold-out over the ids.
 
     `mask` says how masks read: auto, binary ({0,1} or {0,255}), threshold (> 127), instances (> 0), or a mapping of
-    every stored value to 0 or 1. `intensity` is the range (low, high) of 16-bit grey images that becomes 0..255.
+    every stored value to 0 or 1. `groups` is a CSV with the columns id and group (patient): no split tears a group.
+    `intensity` is the range (low, high) of 16-bit grey images that becomes 0..255.
     """
 
     dataset = "folder"
@@ -72,20 +77,33 @@ class Folder(SegmentationDataModule):
         intensity: Sequence[float] | None = None,
         val: float = 0.1,
         test: float = 0.1,
+        split: str = "holdout",
         split_seed: int = 0,
+        groups: str | None = None,
         **common: Any,  # the base's arguments, checked there
     ):
-        super().__init__(split="holdout", **common)
+        super().__init__(split=split, **common)
+        if split not in ("holdout", KFOLD):
+            raise ValueError(f"data.split={split}: a folder has no committed splits. Possible: holdout, {KFOLD}.")
         self.foreground = checked_rule(mask)
         self.intensity = None if intensity is None else checked_intensity(intensity)
         self.folders = {"images": images, "masks": masks, "mask_suffix": mask_suffix}
+        self.groups_file = groups
         self.fractions: dict[str, Any] = {"val": val, "test": test, "seed": split_seed}
 
     def find_pairs(self) -> dict[str, Pair]:
         return folder_pairs(self.root, **self.folders)
 
+    def groups(self) -> dict[str, str]:
+        return read_groups(self.groups_file, self.pairs) if self.groups_file else {}
+
+    def ids_to_fold(self) -> Sequence[str]:
+        return list(self.pairs)
+
     def make_split(self) -> Split:
-        return holdout(self.pairs, name=self.split_name, dataset=self.dataset, **self.fractions)
+        if self.fold is not None:
+            return super().make_split()
+        return holdout(self.pairs, name=self.split_name, dataset=self.dataset, groups=self.groups(), **self.fractions)
 
 
 class Synthetic(SegmentationDataModule):

@@ -15,7 +15,7 @@ from statistics import fmean, pstdev
 from src.data.decode import read_mask
 from src.data.pairs import Pair
 from src.data.splits import MANIFESTS, Split, content_hash, drawn_order, read_manifest
-from src.progress import progress
+from src.progress import in_threads
 
 MIN_FOLDS = 3  # one tests, another chooses, what is left trains
 DECILES = 10
@@ -99,12 +99,11 @@ def fold_split(folds: Sequence[Sequence[str]], fold: int, dataset: str, descript
 
 def lesion_areas(pairs: Mapping[str, Pair], foreground: str | Mapping[int, int]) -> dict[str, float]:
     """id -> lesion area as a fraction of the image; decodes every mask. ValueError: as `read_mask`."""
-    areas = {}
-    with progress(len(pairs), "lesion areas", unit="masks") as bar:
-        for id_, pair in pairs.items():
-            areas[id_] = float(read_mask(pair.mask, foreground).mean())
-            bar.update()
-    return areas
+
+    def area(pair: Pair) -> float:
+        return float(read_mask(pair.mask, foreground).mean())
+
+    return dict(zip(pairs, in_threads(area, list(pairs.values()), "lesion areas"), strict=True))
 
 
 def kfold(
