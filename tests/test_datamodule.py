@@ -403,7 +403,7 @@ def test_a_folder_s_split_depends_on_ids_and_seed_alone(tmp_path: Path) -> None:
     [
         ({"crop": "center"}, r"data\.crop='center' is not a crop mode\. Possible: full, lesion, mixed"),
         ({"size": 16}, r"data\.size=16 must be at least 32"),
-        ({"batch_size": 0}, r"data\.batch_size=0 at least 1"),
+        ({"batch_size": 0}, r"data\.batch_size=0 must be at least 1"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,11 @@ import pytest
 import requests
 
 from src.data import download
-from src.data.download import ARCHIVES, DOWNLOADS, Archive, DownloadError, ensure, fetch, how_to_get
+from src.data.datasets import ISIC2018, Folder, GlaS, KvasirSEG
+from src.data.download import DOWNLOADS, Archive, DownloadError, fetch
+from src.data.official import ARCHIVES, ensure, how_to_get
+from src.data.splits import Split
+from tests.layouts import example_pairs, write_kvasir_seg
 from tests.test_archives import FILE, FOLDER, Member, craft, tree
 
 Reply = Callable[["Handler"], None]
@@ -628,3 +633,57 @@ def test_the_note_beside_a_part(server: Server, tmp_path: Path) -> None:
         fetch(archive_of(server), tmp_path)
     note = json.loads((tmp_path / DOWNLOADS / "data.zip.part.json").read_text())
     assert note == {"url": server.url, "validator": '"one"', "total": len(BODY)}
+
+
+# ---- data.download=true
+
+
+@pytest.fixture
+def polyps(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Split:
+    """The Kvasir-SEG archive, with nine images, served at its address; the split of them."""
+    ids = [f"polyp{number}" for number in range(9)]
+    made = write_kvasir_seg(tmp_path / "made", True, example_pairs(ids))
+    body = Path(shutil.make_archive(str(tmp_path / "polyps"), "zip", made)).read_bytes()
+    official = ARCHIVES["kvasir_seg"][0]
+    archive = replace(official, url=server.url, checksum=f"sha256:{hashlib.sha256(body).hexdigest()}")
+    monkeypatch.setitem(ARCHIVES, "kvasir_seg", (archive,))
+    server.usual = serve(body)
+    return Split("tiny", "kvasir_seg", {"train": tuple(ids[:5]), "val": tuple(ids[5:7]), "test": tuple(ids[7:])})
+
+
+def test_the_datamodule_gets_what_it_lacks(server: Server, polyps: Split, tmp_path: Path) -> None:
+    def source(**options: bool) -> KvasirSEG:
+        made = KvasirSEG(root=str(tmp_path / "data" / "kvasir_seg"), size=32, num_workers=0, **options)
+        made.split = polyps
+        return made
+
+    with pytest.raises(ValueError) as error:
+        source().setup("fit")
+    place = tmp_path / "data" / "kvasir_seg"
+    for told in ("data.download=true", "about 46 MB", str(place), f"{server.url} (unpacks to {place / 'Kvasir-SEG'})"):
+        assert told in str(error.value)
+    assert server.asked == [] and not place.exists()
+    source(download=True).setup("fit")
+    assert contents(place) == ["Kvasir-SEG"] and len(server.asked) == 1
+    source(download=True).setup("fit")
+    source().setup("fit")
+    assert len(server.asked) == 1
+
+
+def test_a_failed_download_is_one_message(server: Server, polyps: Split, tmp_path: Path) -> None:
+    server.usual = status(404)
+    with pytest.raises(ValueError, match=r"the server answered 404 .*put it as .*kvasir-seg\.zip"):
+        KvasirSEG(root=str(tmp_path / "data"), download=True).setup("fit")
+
+
+@pytest.mark.parametrize(("dataset", "about"), [(KvasirSEG, "46 MB"), (ISIC2018, "10.4 GB"), (GlaS, "173 MB")])
+def test_without_data_the_error_says_how_to_get_it(dataset: type, about: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"data.download=true fetches it, about {re.escape(about)}") as error:
+        dataset(root=str(tmp_path / "nothing"), split="holdout").setup("fit")
+    by_hand = f"put it as {tmp_path / 'nothing' / 'warwick_qu_dataset_released_2016_07_08.zip'}"
+    assert (by_hand in str(error.value)) == (dataset is GlaS)
+
+
+def test_a_folder_has_nothing_to_download(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing to download for data=folder\. Possible: kvasir_seg, isic2018, glas"):
+        Folder(root=str(tmp_path), download=True).setup("fit")

@@ -66,7 +66,7 @@ def extract(
         require_space(into, size, f"unpacking {archive.name}")
         draft.mkdir()
         try:
-            with progress(size, f"unpacking {archive.name}", bytes_=True) as bar:
+            with progress(size, f"unpacking {archive.name}", unit="B") as bar:
                 for member in members:
                     _write(archive, opened, member, draft, bar.update)
             for entry in sorted(draft.iterdir()):

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from src.data.datamodule import KFOLD, SegmentationDataModule
+from src.data.datamodule import SegmentationDataModule
 from src.data.decode import checked_intensity
 from src.data.foreground import checked_rule
 from src.data.groups import glas_patients, read_groups
 from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
+from src.data.source import KFOLD
 from src.data.splits import Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
 
