@@ -68,7 +68,7 @@ def concat_scales(scales: list[Tensor]) -> Tensor:
     return torch.cat([scales[0], *(upsample(scale, size) for scale in scales[1:])], dim=1)
 
 
-def sum_of_scales(scales: list[Tensor], weights: Sequence[Tensor], bias: Tensor) -> Tensor:
+def sum_of_scales(scales: list[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """sum_i up(conv1x1(D_i, W_i)) + b, each convolution at its scale's own resolution."""
     size = scales[0].shape[-2:]
     total = F.conv2d(scales[0], weights[0], bias)

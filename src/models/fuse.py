@@ -5,7 +5,8 @@ What folds, and why it may:
 - the BN after coordinate attention: its shift into the context branch's bias, its scale into the gate of one axis,
   which is a C x H map instead of a C x H x W one;
 - ICM's linear chain, its BN and its residual into one 1x1 convolution (not when `icm_inner_act` stands between);
-- EFAM and the head, linear both, into one 1x1 convolution per decoder scale, num_classes wide, at that scale's size;
+- EFAM and the head, linear both, into one 1x1 convolution per decoder scale at that scale's size: num_classes wide, or
+  with real kernels as many times that as they have taps;
 - a dilated 1x1 into a plain one.
 
 Products of weights are formed in float64, so that rounding happens once.
@@ -18,13 +19,14 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.coord_attn import CoordAttn
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from src.models.blocks import EFAM, ICM, LGFE
-from src.models.emisnet import EMISNet, ScaleFusion, concat_scales, sum_of_scales
+from src.models.emisnet import EMISNet, ScaleFusion, sum_of_scales
 
 
 def fuse(net: nn.Module) -> EMISNet:
@@ -97,16 +99,35 @@ class FoldedHead(nn.Module):
 
 
 class FoldedDilatedHead(nn.Module):
-    """EFAM with real dilated kernels and the head: the depthwise branches stay, everything after them is one 1x1."""
+    """EFAM with real dilated kernels and the head: one 1x1 convolution per scale, then each tap moved to its place.
 
-    def __init__(self, depthwise: Sequence[nn.Module], pointwise: nn.Conv2d):
+    A tap of a branch's kernel is a 1x1 convolution to num_classes maps, which may as well run before the scales are
+    brought to one size; a convolution with one-hot kernels at the branch's rate moves the maps and sums them up.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "d n k k c"],
+        bias: Float[Tensor, " n"],
+        channels: Sequence[int],
+        dilations: Sequence[int],
+    ):
         super().__init__()
-        self.depthwise = nn.ModuleList(depthwise)
-        self.pointwise = pointwise
+        _, self.num_classes, size, _, _ = weight.shape
+        self.dilations, self.channels = tuple(dilations), tuple(channels)
+        self.bias = _frozen(bias)
+        taps = weight.flatten(0, 3)[:, :, None, None]
+        self.weights = nn.ParameterList(_frozen(part.clone()) for part in taps.split(self.channels, dim=1))
+        one_hot = torch.eye(size * size, dtype=weight.dtype, device=weight.device).view(1, -1, size, size)
+        self.shifts = _frozen(one_hot.repeat(self.num_classes, 1, 1, 1))
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        x = concat_scales(scales)
-        return self.pointwise(torch.cat([conv(x) for conv in self.depthwise], dim=1))
+        maps = sum_of_scales(scales, list(self.weights), None).chunk(len(self.dilations), dim=1)
+        reach = self.shifts.shape[-1] // 2
+        total = self.bias[None, :, None, None]
+        for part, rate in zip(maps, self.dilations, strict=True):
+            total = total + F.conv2d(part, self.shifts, padding=rate * reach, dilation=rate, groups=self.num_classes)
+        return total
 
 
 def _frozen(value: Tensor) -> nn.Parameter:
@@ -183,4 +204,9 @@ def _fold_fusion(fusion: ScaleFusion, head: nn.Conv2d) -> nn.Module:
     bias = merge_bias + sum(column @ offset for column, (_, offset) in zip(columns, pointwise, strict=True))
     if fusion.pointwise:
         return FoldedHead(sum(weights).to(dtype)[:, :, None, None], bias.to(dtype), fusion.channels)
-    return FoldedDilatedHead([branch[0] for branch in efam.branches], _conv1x1(torch.cat(weights, dim=1), bias, dtype))
+    taps = []
+    for weight, branch in zip(weights, efam.branches, strict=True):
+        kernel = branch[0].weight.double()[:, 0].permute(1, 2, 0)  # depthwise: (C, 1, k, k) -> (k, k, C)
+        taps.append(weight[:, None, None, :] * kernel)
+    rates = [branch[0].dilation[0] for branch in efam.branches]
+    return FoldedDilatedHead(torch.stack(taps).to(dtype), bias.to(dtype), fusion.channels, rates)
