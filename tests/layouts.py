@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -27,6 +28,17 @@ def example_pairs(ids: Sequence[str], size: tuple[int, int] = (24, 32)) -> dict[
         noise = np.random.default_rng(number).integers(0, 40, (height, width, 3)) + 35 * (number % 4)
         pairs[id_] = ((noise + 110 * (labels > 0)[..., None]).astype(np.uint8), labels)
     return pairs
+
+
+def scene(seed: int, size: tuple[int, int] = (180, 240)) -> np.ndarray:
+    """Blobs of many sizes on a coloured ground, (H, W, 3) uint8: no two seeds look alike."""
+    rng, (height, width) = np.random.default_rng(seed), size
+    image = np.full((height, width, 3), rng.integers(60, 200, 3), np.uint8)
+    for _ in range(120):
+        centre, axes = (int(rng.integers(width)), int(rng.integers(height))), rng.integers(3, 26, 2)
+        colour = tuple(int(c) for c in rng.integers(20, 240, 3))
+        cv2.ellipse(image, centre, axes.tolist(), float(rng.integers(180)), 0, 360, colour, -1)
+    return cv2.GaussianBlur(image, (0, 0), 1)
 
 
 def write_kvasir_seg(root: Path, official: bool, pairs: Pairs) -> Path:

@@ -21,17 +21,13 @@ ROOMS = {
     "rundir.py": {"src.files"},
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
+    "audit_page.py": {"src.audit", "src.data", "src.figures"},
     "loggers.py": set(),
     "callbacks.py": {"src.files", "src.rundir"},
 }
-LIGHTNING = {
-    "task.py",
-    "callbacks.py",
-    "loggers.py",
-    "data/datamodule.py",
-    "data/samples.py",
-}  # besides the entry points
-HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "data/preview.py"}
+# besides the entry points
+LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py", "data/samples.py"}
+HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "audit.py", "data/preview.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -15,7 +15,7 @@ from .conftest import REPO
 README = (REPO / "README.md").read_text()
 EXPERIMENTS = sorted((REPO / "conf" / "experiment").rglob("*.yaml"))
 COMMANDS = sorted(
-    set(re.findall(r"python -m src\.(train|evaluate) ([^`\n]*)", README + (REPO / "Makefile").read_text()))
+    set(re.findall(r"python -m src\.(train|evaluate|audit) ([^`\n]*)", README + (REPO / "Makefile").read_text()))
 )
 
 
@@ -45,7 +45,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate"])
+@pytest.mark.parametrize("entry", ["train", "evaluate", "audit"])
 def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
     command, seconds = [sys.executable, "-m", f"src.{entry}", "--help"], []
     for _ in range(3):  # the best of three: another process may hold the machine for a moment

@@ -108,6 +108,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (width, height) if exif.get(ORIENTATION, 1) in SIDEWAYS else (height, width)
 
 
+def file_type(path: str | Path) -> tuple[str, str]:
+    """Format and colour mode as Pillow names them ("JPEG", "RGB"), from the header."""
+    with _opened(path) as image:
+        return image.format or "", image.mode
+
+
 # ---- opening
 
 

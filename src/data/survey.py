@@ -1,0 +1,109 @@
+"""One look at every image and mask of a dataset: sizes, file types, what the masks hold; a bad file ends nothing."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from src.data.decode import LOSSY_FORMATS, file_type, read_image, read_labels, read_mask
+from src.data.duplicates import SIDE, Thumbs, pixel_digest, thumbnail
+from src.data.pairs import Pair
+from src.progress import progress
+
+LABELS = "labels or grey"
+
+
+@dataclass
+class Look:
+    """What one pair of files holds; empty from where a file could not be read, and then `fault` says why.
+
+    `area` is the foreground's fraction of the image. `objects` are its 8-connected components, the smallest of
+    `smallest_object` px; `holes` are 4-connected components of the background that it encloses.
+    """
+
+    id: str
+    height: int = 0
+    width: int = 0
+    format: str = ""
+    mode: str = ""
+    mask_format: str = ""
+    mask_mode: str = ""
+    mask_values: int = 0
+    mask_kind: str = ""
+    area: float | None = None
+    objects: int = 0
+    smallest_object: int = 0
+    holes: int = 0
+    touches_border: bool = False
+    digest: str = ""
+    fault: str = ""
+
+
+@dataclass
+class Survey:
+    """`looks` at all pairs; of the images that could be read, `digest_of` (id -> digest) and `thumbs` in its order."""
+
+    looks: list[Look]
+    digest_of: dict[str, str]
+    thumbs: Thumbs
+
+
+def survey(pairs: Mapping[str, Pair], foreground: str, threads: int, prefix: str = "") -> Survey:
+    """Reads every image and mask once; `prefix` goes before all ids."""
+    looks, thumbs = [], []
+    with ThreadPoolExecutor(threads) as pool, progress(len(pairs), "reading") as bar:
+        for look, thumb in pool.map(lambda pair: _look(pair, foreground), pairs.values()):
+            look.id = prefix + look.id
+            looks.append(look)
+            if look.digest:
+                thumbs.append(thumb)
+            bar.update(1)
+    digest_of = {look.id: look.digest for look in looks if look.digest}
+    return Survey(looks, digest_of, np.array(thumbs, np.uint8).reshape(-1, SIDE, SIDE, 3))
+
+
+def _look(pair: Pair, foreground: str) -> tuple[Look, Thumbs]:
+    look, thumb = Look(pair.id), np.zeros((SIDE, SIDE, 3), np.uint8)
+    try:
+        look.format, look.mode = file_type(pair.image)
+        image = read_image(pair.image)
+        look.height, look.width = image.shape[:2]
+        look.digest, thumb = pixel_digest(image), thumbnail(image)
+        _look_at_mask(look, pair, foreground)
+    except ValueError as error:
+        look.fault = str(error)
+    return look, thumb
+
+
+def _look_at_mask(look: Look, pair: Pair, foreground: str) -> None:
+    """ValueError: a mask that cannot be read as `foreground` says, or of another size than its image."""
+    look.mask_format, look.mask_mode = file_type(pair.mask)
+    labels = read_labels(pair.mask)
+    few = labels.min() >= 0 and labels.max() < 1 << 16
+    values = np.flatnonzero(np.bincount(labels.ravel())) if few else np.unique(labels)  # which sorts every pixel
+    look.mask_values, look.mask_kind = len(values), _kind(values, look.mask_format)
+    mask = read_mask(pair.mask, foreground)
+    if mask.shape != (look.height, look.width):
+        raise ValueError(
+            f"{pair.mask}: the mask is {mask.shape[0]}x{mask.shape[1]}, its image {look.height}x{look.width} (height x "
+            "width); give both the same size"
+        )
+    look.area = float(mask.mean())
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    look.objects = count - 1
+    look.smallest_object = int(stats[1:, cv2.CC_STAT_AREA].min(initial=mask.size)) if look.objects else 0
+    surrounded = np.pad(1 - mask, 1, constant_values=1)  # so that all background at the border is one component
+    look.holes = cv2.connectedComponents(surrounded, connectivity=4)[0] - 2
+    look.touches_border = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
+
+
+def _kind(values: npt.NDArray[np.integer], file_format: str) -> str:
+    held = set(values.tolist())
+    if held <= {0, 1}:
+        return "0 and 1"
+    if held <= {0, 255}:
+        return "0 and 255"
+    return "lossy" if file_format in LOSSY_FORMATS else LABELS
