@@ -18,8 +18,8 @@ from src.config import plain, user_errors
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import numpy as np
 
-    from src.data.datamodule import SegmentationDataModule
     from src.data.findings import Finding
+    from src.data.source import DataSource
     from src.data.survey import Look
 
 OTHER = "against:"  # before the ids of the other dataset, which may be named like those of this one
@@ -30,8 +30,8 @@ SHOWN = 20  # findings printed of each severity; the files have all
 class Audit:
     """`looks`: one per pair of files; `part_of`: id -> part of the split; `source` and `other`: where pictures are."""
 
-    source: "SegmentationDataModule"
-    other: "SegmentationDataModule | None"
+    source: "DataSource"
+    other: "DataSource | None"
     looks: "list[Look]"
     part_of: dict[str, str]
     findings: "list[Finding]"
@@ -86,9 +86,8 @@ class Audit:
         }
 
 
-def examine(source: "SegmentationDataModule", other: "SegmentationDataModule | None" = None) -> Audit:
+def examine(source: "DataSource", other: "DataSource | None" = None) -> Audit:
     """Reads everything once. ValueError: nothing to read, or no such split."""
-    from src.data.datamodule import available_cores
     from src.data.duplicates import copies, near_duplicates
     from src.data.findings import (
         FAULT,
@@ -109,17 +108,17 @@ def examine(source: "SegmentationDataModule", other: "SegmentationDataModule | N
     findings = [Finding(FAULT, "unpaired files", fault) for fault in _pairing_faults(source)]
     findings += [Finding(NOTE, "split", note) for note in source.notes(test=True)]
     groups, unknown = _groups(source)
-    findings += [Finding(FAULT, "patients unknown", text) for text in unknown]
+    findings += [Finding(FAULT, "groups unknown", text) for text in unknown]
     findings += leak_findings(list(shared_groups(source.parts, groups)), source.split.name)
 
     part_of = {id_: part for part, ids in source.parts.items() for id_ in ids}
-    here = survey(source.pairs, source.foreground, available_cores())
+    here = survey(source)
     findings += look_findings(here.looks, part_of)
     matches = copies(here.digest_of) + near_duplicates(here.thumbs, list(here.digest_of), picture=picture)
     findings += match_findings(matches, source.parts, here.digest_of, source.split.name)
     if other is not None:
         findings += [Finding(FAULT, "unpaired files", OTHER + fault) for fault in _pairing_faults(other)]
-        there = survey(other.pairs, other.foreground, available_cores(), prefix=OTHER)
+        there = survey(other, prefix=OTHER)
         name = OTHER + other.dataset
         findings += look_findings(there.looks, dict.fromkeys(there.digest_of, name))
         others = there.thumbs, list(there.digest_of)
@@ -130,7 +129,7 @@ def examine(source: "SegmentationDataModule", other: "SegmentationDataModule | N
     return Audit(source, other, here.looks, part_of, findings)
 
 
-def _pairing_faults(source: "SegmentationDataModule") -> list[str]:
+def _pairing_faults(source: "DataSource") -> list[str]:
     """What has no partner; `source.pairs` then holds what has. ValueError: nothing has."""
     try:
         _ = source.pairs
@@ -146,17 +145,15 @@ def _pairing_faults(source: "SegmentationDataModule") -> list[str]:
     return []
 
 
-def _groups(source: "SegmentationDataModule") -> tuple[dict[str, str], list[str]]:
-    """id -> patient where the dataset tells, and why it does not where it should."""
-    from src.data.pairs import glas_patients
-
+def _groups(source: "DataSource") -> tuple[dict[str, str], list[str]]:
+    """id -> patient or other group where the dataset tells, and why it does not where it should."""
     try:
-        return (glas_patients(source.root) if source.dataset == "glas" else {}), []
+        return source.groups(), []
     except ValueError as error:
         return {}, [str(error)]
 
 
-def _picture(id_: str, source: "SegmentationDataModule", other: "SegmentationDataModule | None") -> "np.ndarray":
+def _picture(id_: str, source: "DataSource", other: "DataSource | None") -> "np.ndarray":
     from src.data.decode import read_image
 
     if other is not None and id_.startswith(OTHER):

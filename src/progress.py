@@ -13,7 +13,8 @@ from tqdm import tqdm
 LOG_SECONDS = 10.0  # between two lines where stderr is no terminal
 QUICK = 1.0  # work done within this time shows nothing
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def progress(total: int | None, what: str, *, unit: str = "images", bytes_: bool = False) -> tqdm:

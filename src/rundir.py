@@ -34,7 +34,7 @@ RESUME = ("auto", "must", "never")
 NOT_DEFINING = {
     "": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads")
 } | {
-    "data": ("num_workers", "cache", "download"),
+    "data": ("num_workers", "cache", "download", "allow_leaks"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }
 RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")

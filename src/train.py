@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,10 +103,13 @@ def _attempt(
             write_text(run.path / "split.json", source.split.to_json())
             stages = [{"module": name, "params": n, "macs": m, "flops": 2 * m} for name, n, m in cost.rows(3)]
             write_csv(run.path / "cost.csv", stages)
-            _tell_about_data(source, config)
+            notes = [*source.notes(test=config["test"]), *source.leak_notes()]
+            _tell_about_data(source, notes)
             logger = _make_logger(config, cost)
             trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint)
-            value = _score(config, run, logger, cost, {"seconds_of_last_attempt": seconds, **begun}, trainer)
+            value = _score(
+                config, run, logger, cost, {"seconds_of_last_attempt": seconds, "notes": notes, **begun}, trainer
+            )
         run.mark("finished", exit_code=0, **begun)
         loggers.finish(logger, exit_code=0)
         return value
@@ -254,10 +257,10 @@ def _score(
     return value
 
 
-def _tell_about_data(source: "SegmentationDataModule", config: dict[str, Any]) -> None:
+def _tell_about_data(source: "SegmentationDataModule", notes: Sequence[str]) -> None:
     sizes = ", ".join(f"{part} {len(ids)}" for part, ids in source.parts.items())
     print(f"{source.dataset}, split {source.split.name} ({source.split.hash}): {sizes}", file=sys.stderr)
-    for note in source.notes(test=config["test"]):
+    for note in notes:
         print(f"note: {note}.", file=sys.stderr)
 
 

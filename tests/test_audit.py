@@ -148,7 +148,7 @@ def test_patients_on_two_sides_of_the_official_split_are_said_to_be_the_authors(
     pairs = {id_: (scene(n), (labels_of(n) > 0).astype(np.uint8)) for n, id_ in enumerate(ids[:3])}
     write_glas(tmp_path, False, pairs, patients)
     audit = examine(GlaS(root=str(tmp_path)))
-    assert kinds(audit)["leak"] == {"same patient": 1}
+    assert kinds(audit)["leak"] == {"same group": 1}
     assert audit.findings[0].images == (("train_1", "train"), ("testA_1", "testA"))
     assert "published so" in audit.findings[0].text
     assert "not on disk" in write_and_read(audit, tmp_path / "out")

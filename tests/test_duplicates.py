@@ -10,9 +10,9 @@ import pytest
 
 from src.data.decode import read_image
 from src.data.duplicates import SIDE, copies, near_duplicates, pixel_digest, thumbnail
+from src.data.groups import NEAR_DUPLICATES
 from src.data.leaks import Leak, leaks
 from src.data.pairs import glas_pairs, kvasir_seg_pairs
-from src.data.recipes import NEAR_DUPLICATES
 
 from .layouts import scene
 

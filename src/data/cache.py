@@ -1,6 +1,6 @@
 """Decoded, resized pixels on disk, memory-mapped: a dataset is decoded once, not in every epoch.
 
-    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json
+    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json, thumbs.npy
     <folder>/<dataset>/files-<root>.json                  SHA-256 of each source file with its size and times
 
 The key is made of the content of the source files, of the size, of the kind of view and of how masks read. So a changed
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
 from src.data.transforms import view
 from src.files import lock, write_json
@@ -47,6 +48,7 @@ class Entry:
     height: int
     width: int
     area: float  # of the foreground, as a fraction of the native image
+    digest: str  # of the native image's pixels
 
     @property
     def bytes(self) -> int:
@@ -62,6 +64,7 @@ class PixelStore:
         self.path = path
         self.entries = {id_: Entry(**entry) for id_, entry in index["entries"].items()}
         self.pixels = np.memmap(path / "pixels.bin", mode="r", dtype=np.uint8)
+        self.thumbs: np.ndarray = np.load(path / "thumbs.npy")  # in the order of `entries`
         if len(self.pixels) != sum(entry.bytes for entry in self.entries.values()):
             raise ValueError(f"{path}: pixels.bin has {len(self.pixels)} bytes, which is not what index.json tells")
 
@@ -141,6 +144,7 @@ def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], l
         if kind == "full" and shutil.disk_usage(draft).free < needed:
             raise OSError(errno.ENOSPC, "no room")
         entries: dict[str, Any] = {}
+        thumbs: list[np.ndarray] = []
         faults, offset = [], 0
         what = f"decoding {target.parent.name} once ({kind}, {size[0]}x{size[1]})"
         with (draft / "pixels.bin").open("wb") as file:
@@ -148,14 +152,19 @@ def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], l
                 if isinstance(prepared, str):
                     faults.append(prepared)
                     continue
-                image, mask, area = prepared
+                image, mask, area, digest, thumb = prepared
+                thumbs.append(thumb)
                 file.write(image.tobytes() + mask.tobytes())
-                entries[id_] = asdict(Entry(offset, *mask.shape, area))
+                entries[id_] = asdict(Entry(offset, *mask.shape, area, digest))
                 offset += mask.size * 4
             file.flush()
             os.fsync(file.fileno())
         if faults:
             raise Faults(faults)
+        with (draft / "thumbs.npy").open("wb") as file:
+            np.save(file, np.stack(thumbs))
+            file.flush()
+            os.fsync(file.fileno())
         write_json(draft / "index.json", {"kind": kind, "size": size, "entries": entries})
         os.rename(draft, target)
     finally:
@@ -166,13 +175,13 @@ def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], l
 
 def _prepared(
     load: Load, kind: str, size: tuple[int, int], sample_id: str
-) -> tuple[np.ndarray, np.ndarray, float] | str:
-    """The view of one image and the area of its native mask, or why there is none."""
+) -> tuple[np.ndarray, np.ndarray, float, str, np.ndarray] | str:
+    """The view of one image with area, digest and thumbnail of the native one, or why there is none."""
     try:
         image, mask = load(sample_id)
     except ValueError as error:
         return str(error)
-    return *view(image, mask, kind, size), float(mask.mean())
+    return *view(image, mask, kind, size), float(mask.mean()), pixel_digest(image), thumbnail(image)
 
 
 def _digests(folder: Path, root: Path, files: Sequence[Path]) -> dict[Path, str]:

@@ -88,6 +88,7 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         if faults:
             listed = "\n".join(f"  - {fault}" for fault in faults)
             raise ValueError(f"{self.dataset}: {len(faults)} things are wrong under {self.root}:\n{listed}")
+        self.refuse_leaks()
 
     @property
     def train_batches(self) -> int:

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from src.data.duplicates import Match
-from src.data.leaks import Leak, across
+from src.data.leaks import KINDS, Leak, across
 from src.data.survey import LABELS, Look
 
 SEVERITIES = LEAK, FAULT, NOTE = "leak", "fault", "note"
 TINY_OBJECT = 20  # px; a smaller component beside a larger one is hardly a lesion
-KINDS = {"exact": "same pixels", "near": "near-duplicates", "group": "same patient"}
 
 
 class Finding(NamedTuple):

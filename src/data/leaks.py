@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from src.data.duplicates import Match, Thumbs, copies, near_duplicates
 
+KINDS = {"exact": "same pixels", "near": "near-duplicates", "group": "same group"}  # patient, or known duplicates
+
 
 class Leak(NamedTuple):
     """Two images in different parts of a split; `kind` is "exact", "near" or "group", `similarity` 1 but for "near"."""
@@ -16,6 +18,10 @@ class Leak(NamedTuple):
     id_b: str
     part_b: str
     similarity: float = 1.0
+
+    def __str__(self) -> str:
+        what = KINDS[self.kind] + (f" (similarity {self.similarity:.2f})" if self.kind == "near" else "")
+        return f"{what}: {self.id_a} in {self.part_a}, {self.id_b} in {self.part_b}"
 
 
 def leaks(

@@ -11,6 +11,8 @@ from src.data.cache import PixelStore, open_store
 from src.data.decode import image_size, read_image, read_mask
 from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
+from src.data.leaks import Leak, shared_groups
+from src.data.leaks import leaks as find_leaks
 from src.data.official import ensure, how_to_get
 from src.data.pairs import NoData, Pair, listed
 from src.data.splits import Split, find_absent, load_split
@@ -29,6 +31,7 @@ class DataSource:
         fold, n_folds: with split=kfold, which of how many folds is the test part; the next one is val.
         download: fetch the official archives into `root` if the dataset is not there.
         cache: folder of the decoded pixels (`src.data.cache`); None decodes in every epoch.
+        allow_leaks: train although the split has the same image, near-duplicates or a group on two sides.
 
     Raises:
         ValueError: a size below 32; a fold without split=kfold, or that without a fold. From the properties: no data
@@ -51,6 +54,7 @@ class DataSource:
         n_folds: int = DEFAULT_FOLDS,
         download: bool = False,
         cache: str | None = None,
+        allow_leaks: bool = False,
     ):
         if size < 32:
             raise ValueError(f"data.size={size} must be at least 32.")
@@ -61,6 +65,7 @@ class DataSource:
             )
         self.root, self.size, self.split_name = Path(root), (size, size), split
         self.fold, self.n_folds, self.download = fold, n_folds, download
+        self.allow_leaks = allow_leaks
         self.cache = Path(cache).expanduser() if cache else None
         self._stores: dict[str, PixelStore] = {}
 
@@ -181,6 +186,39 @@ class DataSource:
             entries = self._store("full").entries
             return {id_: entries[id_].area for id_ in ids}
         return lesion_areas({id_: self.pairs[id_] for id_ in ids}, self.foreground)
+
+    @cached_property
+    def leaks(self) -> list[Leak]:
+        """What stands on two sides of the split: groups, and where there is a cache, copies and near-duplicates."""
+        if not self.on_disk:
+            return []
+        if not self.cache:
+            return list(shared_groups(self.parts, self.groups()))
+        store = self._store("full")
+        digests = [entry.digest for entry in store.entries.values()]
+        return find_leaks(self.parts, list(store.entries), digests, store.thumbs, self.groups())
+
+    def refuse_leaks(self) -> None:
+        """ValueError that lists the leaks, but for `allow_leaks` and those into an official test part."""
+        found = [leak for leak in self.leaks if not self._published(leak)]
+        if found and not self.allow_leaks:
+            listing = "\n".join(f"  - {leak}" for leak in found)
+            raise ValueError(
+                f"{self.dataset}, split {self.split.name!r}: {len(found)} leaks between its parts, which make scores "
+                f"better than they are:\n{listing}\nKeep such images on one side (of a folder by data.groups=...), "
+                "look at them with python -m src.audit, or train nevertheless with data.allow_leaks=true."
+            )
+
+    def leak_notes(self) -> list[str]:
+        """One note on the leaks that training goes on with, if there are any."""
+        if not self.leaks:
+            return []
+        whose = "by its authors" if all(map(self._published, self.leaks)) else "data.allow_leaks=true"
+        return [f"{len(self.leaks)} leaks between the parts of this split ({whose}), such as {self.leaks[0]}"]
+
+    def _published(self, leak: Leak) -> bool:
+        """Whether the authors of an official split made it so; scores on their test part are compared nevertheless."""
+        return self.split.name == "official" and any(part.startswith("test") for part in (leak.part_a, leak.part_b))
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:

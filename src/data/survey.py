@@ -1,8 +1,8 @@
 """One look at every image and mask of a dataset: sizes, file types, what the masks hold; a bad file ends nothing."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from src.data.decode import LOSSY_FORMATS, file_type, read_image, read_labels, read_mask
 from src.data.duplicates import SIDE, Thumbs, pixel_digest, thumbnail
 from src.data.pairs import Pair
-from src.progress import progress
+from src.data.source import DataSource
+from src.progress import in_threads
 
 LABELS = "labels or grey"
 
@@ -51,34 +52,32 @@ class Survey:
     thumbs: Thumbs
 
 
-def survey(pairs: Mapping[str, Pair], foreground: str, threads: int, prefix: str = "") -> Survey:
+def survey(source: DataSource, prefix: str = "") -> Survey:
     """Reads every image and mask once; `prefix` goes before all ids."""
-    looks, thumbs = [], []
-    with ThreadPoolExecutor(threads) as pool, progress(len(pairs), "reading") as bar:
-        for look, thumb in pool.map(lambda pair: _look(pair, foreground), pairs.values()):
-            look.id = prefix + look.id
-            looks.append(look)
-            if look.digest:
-                thumbs.append(thumb)
-            bar.update(1)
+
+    def look_at(pair: Pair) -> tuple[Look, Thumbs]:
+        return _look(source, pair, prefix)
+
+    seen = list(in_threads(look_at, list(source.pairs.values()), f"reading {source.dataset}"))
+    looks, thumbs = [look for look, _ in seen], [thumb for look, thumb in seen if look.digest]
     digest_of = {look.id: look.digest for look in looks if look.digest}
     return Survey(looks, digest_of, np.array(thumbs, np.uint8).reshape(-1, SIDE, SIDE, 3))
 
 
-def _look(pair: Pair, foreground: str) -> tuple[Look, Thumbs]:
-    look, thumb = Look(pair.id), np.zeros((SIDE, SIDE, 3), np.uint8)
+def _look(source: DataSource, pair: Pair, prefix: str) -> tuple[Look, Thumbs]:
+    look, thumb = Look(prefix + pair.id), np.zeros((SIDE, SIDE, 3), np.uint8)
     try:
         look.format, look.mode = file_type(pair.image)
-        image = read_image(pair.image)
+        image = read_image(pair.image, source.intensity)
         look.height, look.width = image.shape[:2]
         look.digest, thumb = pixel_digest(image), thumbnail(image)
-        _look_at_mask(look, pair, foreground)
+        _look_at_mask(look, pair, source.foreground)
     except ValueError as error:
         look.fault = str(error)
     return look, thumb
 
 
-def _look_at_mask(look: Look, pair: Pair, foreground: str) -> None:
+def _look_at_mask(look: Look, pair: Pair, foreground: str | Mapping[Any, int]) -> None:
     """ValueError: a mask that cannot be read as `foreground` says, or of another size than its image."""
     look.mask_format, look.mask_mode = file_type(pair.mask)
     labels = read_labels(pair.mask)
