@@ -120,7 +120,8 @@ def examine(source: "DataSource", other: "DataSource | None" = None) -> Audit:
         findings += [Finding(FAULT, "unpaired files", OTHER + fault) for fault in _pairing_faults(other)]
         there = survey(other, prefix=OTHER)
         name = OTHER + other.dataset
-        findings += look_findings(there.looks, dict.fromkeys(there.digest_of, name))
+        seen = look_findings(there.looks, {look.id: name for look in there.looks})
+        findings += [finding for finding in seen if finding.severity == FAULT]
         others = there.thumbs, list(there.digest_of)
         matches = copies(here.digest_of, there.digest_of)
         matches += near_duplicates(here.thumbs, list(here.digest_of), others, picture=picture)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.decode import read_image, read_mask
 from src.data.duplicates import PICTURE
-from src.data.findings import SEVERITIES, has_speck
+from src.data.findings import KINDS, SEVERITIES, has_speck
 from src.figures import TRUTH, outline
 
 if TYPE_CHECKING:
@@ -40,12 +40,14 @@ def page(audit: "Audit") -> str:
         "Most objects": sorted((look for look in seen if look.objects > 1), key=lambda look: -look.objects),
     }
     of = {severity: [f for f in audit.findings if f.severity == severity] for severity in SEVERITIES}
-    pairs = {severity: [f for f in of[severity] if len(f.images) == 2] for severity in ("leak", "note")}
+    patients = [f for f in of["leak"] if f.kind == KINDS["group"]]  # pictures of one patient prove nothing
+    pairs = {s: [f for f in of[s] if len(f.images) == 2 and f not in patients] for s in ("leak", "note")}
     return environment.get_template("audit_page.html.j2").render(
         audit=audit,
         of=of,
         pairs={severity: [_shown(f, audit) for f in found[:PAIRS]] for severity, found in pairs.items()},
         more={severity: max(0, len(found) - PAIRS) for severity, found in pairs.items()},
+        patients=patients,
         texts=[finding for finding in of["note"] if len(finding.images) < 2],
         masks={title: [_outlined(look, audit) for look in looks[:MASKS]] for title, looks in shown.items() if looks},
         bars=_bars(seen),
@@ -61,15 +63,7 @@ def page(audit: "Audit") -> str:
 
 
 def _shown(finding: "Finding", audit: "Audit") -> dict[str, Any]:
-    return {"finding": finding, "images": [(id_, part, _picture(id_, audit)) for id_, part in finding.images]}
-
-
-def _picture(id_: str, audit: "Audit") -> str:
-    """Empty where the image is not on disk, as a patient's other images may be."""
-    try:
-        return _jpeg(audit.picture(id_))
-    except (KeyError, ValueError):
-        return ""
+    return {"finding": finding, "images": [(id_, part, _jpeg(audit.picture(id_))) for id_, part in finding.images]}
 
 
 def _outlined(look: "Look", audit: "Audit") -> tuple["Look", str]:

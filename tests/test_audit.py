@@ -46,6 +46,11 @@ def kinds(audit: Audit) -> dict[str, dict[str, int]]:
     return {severity: dict(counts) for severity, counts in audit.kinds().items()}
 
 
+def write_and_read(audit: Audit, folder: Path) -> str:
+    write_audit(audit, folder)
+    return (folder / "audit.html").read_text()
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "src.audit", *arguments]
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
@@ -72,13 +77,14 @@ def test_a_leak_and_the_other_dataset_end_with_1(tmp_path: Path) -> None:
     Image.fromarray(brighter).save(path_of(source, test))
     other = folder(tmp_path / "other", IDS[:4], seed=50)
     path_of(source, "p00").write_bytes(path_of(other, "p02").read_bytes())
+    path_of(other, "p03").write_bytes(b"no picture")
     place = f"data.root={source.root}", f"against.root={other.root}", f"out={tmp_path / 'out'}"
     ended = run("data=folder", "against=folder", *place)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
     assert f"{train} (train) and {test} (test) near-duplicates in train and test" in ended.stdout
     assert "against:p02" in ended.stdout and "same pixels in both datasets" in " ".join(ended.stdout.split())
     report = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert report["counts"]["leak"] == 2 and report["against"] == str(other.root)
+    assert report["counts"] == {"leak": 2, "fault": 1} and report["against"] == str(other.root)
     page = (tmp_path / "out" / "audit.html").read_text()
     assert train in page and "against:p02" in page
 
@@ -122,8 +128,7 @@ def test_bad_files_are_listed_and_end_nothing(tmp_path: Path) -> None:
     assert look["p03"].mask_values == 7 and look["p03"].mask_kind == "labels or grey" and look["p03"].area is None
     assert (look["p05"].objects, look["p05"].holes, look["p05"].smallest_object) == (2, 1, 1)
     assert look["p05"].touches_border and not look["p06"].touches_border
-    write_audit(audit, tmp_path / "out")
-    assert "p01" in (tmp_path / "out" / "audit.html").read_text()
+    assert "not a readable" in write_and_read(audit, tmp_path / "out")
 
 
 def test_unpaired_files_are_faults_where_the_pairing_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +156,7 @@ def test_patients_on_two_sides_of_the_official_split_are_said_to_be_the_authors(
     assert kinds(audit)["leak"] == {"same group": 1}
     assert audit.findings[0].images == (("train_1", "train"), ("testA_1", "testA"))
     assert "published so" in audit.findings[0].text
-    assert "not on disk" in write_and_read(audit, tmp_path / "out")
-
-
-def write_and_read(audit: Audit, folder: Path) -> str:
-    write_audit(audit, folder)
-    return (folder / "audit.html").read_text()
+    assert "<strong>testA_1</strong> (testA)" in write_and_read(audit, tmp_path / "out")
 
 
 def test_names_cannot_write_html(tmp_path: Path) -> None:
