@@ -18,6 +18,7 @@ ROOMS = {
     "task.py": {"src.inference", "src.metrics"},
     "files.py": set(),
     "progress.py": set(),
+    "statistics.py": set(),
     "rundir.py": {"src.files"},
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
