@@ -34,7 +34,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def source_of(root: Path, cache: Path | None, **options: object) -> Folder:
-    settings = {"size": 32, "batch_size": 4, "num_workers": 0, "mask": "instances", **options}
+    settings = {"size": 32, "batch_size": 4, "num_workers": 0, "mask": "instances", "allow_leaks": True, **options}
     source = Folder(root=str(root), cache=str(cache) if cache else None, **settings)
     source.setup("fit")
     return source
@@ -200,7 +200,7 @@ view = cache.view
 def slow(*a):
     import time; time.sleep(0.05); print("at work", flush=True); return view(*a)
 cache.view = slow
-source = Folder(root=sys.argv[1], cache=sys.argv[2], size=32, num_workers=0, mask="instances")
+source = Folder(root=sys.argv[1], cache=sys.argv[2], size=32, num_workers=0, mask="instances", allow_leaks=True)
 source.setup("fit")
 print("done", len(source._stores["full"].entries), flush=True)
 """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -24,7 +25,7 @@ from src.data.transforms import resize_mask
 from src.progress import available_cores
 
 from .conftest import REPO
-from .layouts import example_pairs, write_folder, write_glas, write_isic2018, write_kvasir_seg
+from .layouts import example_pairs, scene, write_folder, write_glas, write_isic2018, write_kvasir_seg
 
 CONFIGS = {path.stem: path for path in sorted((REPO / "conf" / "data").rglob("*.yaml"))}
 CLASSES = {"kvasir_seg": KvasirSEG, "isic2018": ISIC2018, "glas": GlaS, "folder": Folder, "synthetic": Synthetic}
@@ -55,7 +56,7 @@ def written(root: Path, dataset: str, official: bool, ids: Sequence[str]) -> Pat
 
 
 def source_of(dataset: str, root: Path, split: Split, **options: Any) -> SegmentationDataModule:
-    settings = {"size": 32, "batch_size": 2, "num_workers": 0, **options}
+    settings = {"size": 32, "batch_size": 2, "num_workers": 0, "allow_leaks": True, **options}
     source = CLASSES[dataset](root=str(root), split=split.name, **settings)
     source.split = split
     return source
@@ -172,6 +173,70 @@ def test_image_and_mask_of_different_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^b: the image is 24x32, its mask 20x32 \(.*b\.jpg, .*b\.png\)\. Give"):
         source.load("b")
     source.load("a")
+
+
+# ---- leaks
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Ten images that do not look alike, as <root>/images and <root>/masks."""
+    mask = np.zeros((180, 240), np.int32)
+    mask[60:120, 80:160] = 1
+    return write_folder(tmp_path / "scenes", {f"s{n}": (scene(n), mask) for n in range(10)}, image_type=".png")
+
+
+def leaking(root: Path, tmp_path: Path, **options: Any) -> Folder:
+    """A folder whose s0 is in train and s9 in val."""
+    source = Folder(root=str(root), cache=str(tmp_path / "cache"), size=64, num_workers=0, **options)
+    ids = [f"s{n}" for n in range(10)]
+    source.split = Split("holdout", "folder", {"train": tuple(ids[:6]), "val": tuple(ids[8:]), "test": tuple(ids[6:8])})
+    return source
+
+
+@pytest.mark.parametrize("how", ["copied", "shifted and recoloured"])
+def test_training_refuses_a_split_that_leaks(scenes: Path, tmp_path: Path, how: str) -> None:
+    leaking(scenes, tmp_path).setup("fit")
+    image = scene(0)
+    if how != "copied":
+        image = (np.roll(image, 4, axis=(0, 1)) * 0.8 + 20).astype(np.uint8)
+    PIL.Image.fromarray(image).save(scenes / "images" / "s9.png")
+    what = "same pixels" if how == "copied" else r"near-duplicates \(similarity 0\.\d\d\)"
+    with pytest.raises(ValueError, match=rf"1 leaks .*\n  - {what}: s0 in train, s9 in val\n.*allow_leaks=true"):
+        leaking(scenes, tmp_path).setup("fit")
+    told = leaking(scenes, tmp_path, allow_leaks=True)
+    told.setup("fit")
+    (note,) = told.leak_notes()
+    assert "1 leaks between the parts of this split (data.allow_leaks=true), such as" in note and "s9 in val" in note
+
+
+def test_patients_on_two_sides_are_refused_without_a_cache_too(tmp_path: Path) -> None:
+    root = written(tmp_path / "data", "glas", False, ids_of(small("glas", "holdout")))  # two images a patient
+    source = source_of("glas", root, small("glas", "holdout"), allow_leaks=False)
+    with pytest.raises(ValueError, match="same group: train_"):
+        source.setup("fit")
+
+
+def test_what_the_authors_of_an_official_split_did_is_noted(tmp_path: Path) -> None:
+    split = small("glas", "official")
+    side = {id_: part for part, ids in split.parts.items() for id_ in ids}
+    patients = {id_: "t" if part == "testA" else part[:2] for id_, part in side.items()}
+    patients[split.parts["testA"][0]] = "tr"  # of train
+    root = tmp_path / "data"
+    write_glas(root, True, example_pairs(ids_of(split)), patients)
+    source = source_of("glas", root, split, allow_leaks=False)
+    source.setup("fit")
+    assert "leaks between the parts of this split (by its authors)" in source.leak_notes()[0]
+
+
+def test_leaks_are_sought_once_per_split(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaking(scenes, tmp_path).setup("fit")
+    monkeypatch.setattr("src.data.source.image_leaks", lambda *_: pytest.fail("sought again"))
+    leaking(scenes, tmp_path).setup("fit")
+    other = leaking(scenes, tmp_path)
+    other.split = Split("holdout", "folder", {**other.parts, "train": other.parts["train"][1:]})
+    with pytest.raises(pytest.fail.Exception):
+        other.setup("fit")
 
 
 # ---- the split

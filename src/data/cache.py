@@ -155,7 +155,7 @@ def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], l
                 image, mask, area, digest, thumb = prepared
                 thumbs.append(thumb)
                 file.write(image.tobytes() + mask.tobytes())
-                entries[id_] = asdict(Entry(offset, *mask.shape, area, digest))
+                entries[id_] = asdict(Entry(offset, mask.shape[0], mask.shape[1], area, digest))
                 offset += mask.size * 4
             file.flush()
             os.fsync(file.fileno())

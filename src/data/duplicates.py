@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from src.progress import in_threads
+
 SIDE = 32  # of a thumbnail, px
 CERTAIN, POSSIBLE = 0.87, 0.4  # similarity of thumbnails
 NEIGHBOURS = 10
@@ -167,8 +169,12 @@ class _Keypoints(NamedTuple):
 
 
 def _confirmed(candidates: Sequence[Match], picture: Callable[[str], npt.NDArray[np.uint8]]) -> list[Match]:
-    ids = {id_ for match in candidates for id_ in match[:2]}
-    of = {id_: _keypoints(picture(id_)) for id_ in ids}
+    ids = sorted({id_ for match in candidates for id_ in match[:2]})
+
+    def keypoints(id_: str) -> _Keypoints:
+        return _keypoints(picture(id_))
+
+    of = dict(zip(ids, in_threads(keypoints, ids, "looking for near-duplicates"), strict=True))
     return [match for match in candidates if _is_same(of[match.id_a], of[match.id_b], match.similarity)]
 
 

@@ -1,5 +1,6 @@
 """DataSource: a dataset on disk with its split, and the pixels that training reads of it."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,12 +12,12 @@ from src.data.cache import PixelStore, open_store
 from src.data.decode import image_size, read_image, read_mask
 from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
-from src.data.leaks import Leak, shared_groups
-from src.data.leaks import leaks as find_leaks
+from src.data.leaks import Leak, image_leaks, shared_groups
 from src.data.official import ensure, how_to_get
 from src.data.pairs import NoData, Pair, listed
-from src.data.splits import Split, find_absent, load_split
+from src.data.splits import Split, available_splits, find_absent, load_split
 from src.data.transforms import view
+from src.files import write_json
 
 KFOLD, DEFAULT_FOLDS = "kfold", 5
 
@@ -192,11 +193,20 @@ class DataSource:
         """What stands on two sides of the split: groups, and where there is a cache, copies and near-duplicates."""
         if not self.on_disk:
             return []
-        if not self.cache:
-            return list(shared_groups(self.parts, self.groups()))
-        store = self._store("full")
-        digests = [entry.digest for entry in store.entries.values()]
-        return find_leaks(self.parts, list(store.entries), digests, store.thumbs, self.groups())
+        found = self._image_leaks(self._store("full")) if self.cache else []
+        return [*found, *shared_groups(self.parts, self.groups())]
+
+    def _image_leaks(self, store: PixelStore) -> list[Leak]:
+        """Sought once per split and remembered beside the pixels; closely, unless the split is a committed one."""
+        remembered = store.path / f"leaks-{self.split.hash}.json"
+        if not remembered.is_file():
+            committed = self.split_name in available_splits(self.dataset) or (
+                self.fold is not None and self.n_folds in available_folds(self.dataset)
+            )
+            digests = [entry.digest for entry in store.entries.values()]
+            picture = None if committed else (lambda sample_id: self.load(sample_id)[0])
+            write_json(remembered, image_leaks(self.parts, list(store.entries), digests, store.thumbs, picture))
+        return [Leak(*fields) for fields in json.loads(remembered.read_text())]
 
     def refuse_leaks(self) -> None:
         """ValueError that lists the leaks, but for `allow_leaks` and those into an official test part."""
