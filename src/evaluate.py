@@ -15,8 +15,11 @@ from src.cli import ConfigError, entry_point
 from src.config import plain, user_errors
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
-    from src.data.datamodule import SegmentationDataModule
+    import numpy as np
+
+    from src.data.source import DataSource
     from src.inference import Segmenter
+    from src.scoring import Rules, Scored
 
 BATCH = 8
 EVERYTHING = "all"  # the part that is every image of other data
@@ -24,25 +27,35 @@ EVERYTHING = "all"  # the part that is every image of other data
 
 @dataclass
 class Evaluation:
-    """`rows`: one dict per image; `scores`: part -> means and pooled values; `protocol`: how they came about."""
+    """`rows`: one dict per image; by part `scores` (means and pooled values), `strata`, `calibration` and, where asked
+    for, `lens`; `protocol`: how they came about."""
 
     rows: list[dict[str, Any]]
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, Any]]
+    strata: dict[str, list[dict[str, Any]]]
+    calibration: dict[str, dict[str, Any]]
+    lens: dict[str, list[dict[str, Any]]]
     protocol: dict[str, Any]
     segmenter: "Segmenter"
-    source: "SegmentationDataModule"
+    source: "DataSource"
+
+    def numbers(self) -> dict[str, Any]:
+        """All but the rows, for metrics.json."""
+        return {name: getattr(self, name) for name in ("scores", "strata", "calibration", "lens", "protocol")}
 
     def samples(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Image, mask, pred, id and dice of some rows, for pictures."""
-        return [
-            {"id": row["id"], "dice": row["dice"], "image": image, "mask": mask, "pred": pred}
-            for row in rows
-            for image, mask, pred in _predictions(self.segmenter, self.source, [row["id"]])
-        ]
+        shown = []
+        for row in rows:
+            image, mask = self.source.load(row["id"])
+            (probs,) = self.segmenter.probabilities([image])
+            pred = probs > self.segmenter.threshold
+            shown.append({"id": row["id"], "dice": row["dice"], "image": image, "mask": mask, "pred": pred})
+        return shown
 
 
 def load_segmenter(path: str | Path, device: str | None = None) -> "Segmenter":
-    """The best checkpoint of a run directory, ready to segment. ValueError for a directory that is not a run."""
+    """The best checkpoint of a run directory with its threshold. ValueError for a directory that is not a run."""
     from src.build import build_net, pin_threads
     from src.inference import Segmenter, best_device, read_weights
     from src.rundir import RunDir
@@ -52,7 +65,32 @@ def load_segmenter(path: str | Path, device: str | None = None) -> "Segmenter":
     pin_threads(config["threads"])
     data, size = config["data"], config["data"]["size"]
     net = read_weights(run.best, build_net(config["model"], quiet=True))
-    return Segmenter(net, size=(size, size), mean=data["mean"], std=data["std"], device=device or best_device())
+    return Segmenter(
+        net,
+        size=(size, size),
+        mean=data["mean"],
+        std=data["std"],
+        threshold=run.threshold().get("threshold", 0.5),
+        device=device or best_device(),
+    )
+
+
+def choose_run_threshold(path: Path, device: str | None = None) -> dict[str, Any]:
+    """Chooses the run's threshold on its validation images, at native size, and stores it in the run."""
+    from hydra.utils import instantiate
+
+    from src.data.splits import read_split
+    from src.files import write_json
+    from src.rundir import RunDir
+    from src.scoring import Rules, choose_threshold
+
+    run = RunDir.open(path)
+    segmenter, source = load_segmenter(path, device), instantiate(run.config()["data"])
+    source.split = read_split(path / "split.json")
+    scored = _score(segmenter, source, source.require("val"), Rules(), "choosing the threshold on val")
+    chosen = {**choose_threshold(scored), "chosen_on": "val", "split_hash": source.split.sha256}
+    write_json(run.threshold_file, chosen)
+    return chosen
 
 
 def evaluate_run(
@@ -61,24 +99,33 @@ def evaluate_run(
     data: Mapping[str, Any] | None = None,
     parts: Sequence[str] | None = None,
     device: str | None = None,
+    metrics: Sequence[str] | None = None,
+    threshold: float | None = None,
+    tau: float = 2.0,
+    min_object_area: int = 0,
+    lens: bool = False,
 ) -> Evaluation:
     """Scores the best checkpoint of a run directory; training calls this too, which is why the numbers agree.
 
     `data` is a config of where to look instead. The run's own dataset (a folder: the same root) keeps the run's own
     split, whatever `data` says, so that no training image is scored as another; of anything else, all images are scored
-    as one part, `all`. `parts` defaults to val and to every test part that is on disk.
+    as one part, `all`. `parts` defaults to val and to every test part that is on disk, `metrics` to the dataset's,
+    `threshold` to the run's, which was chosen on val. For `tau` and `min_object_area` see `src.scoring.Rules`.
 
     Raises:
-        ValueError: not a run directory, an unknown part, or images of a part that are absent on disk.
+        ValueError: not a run directory, an unknown part or metric, or images of a part that are absent on disk.
         FloatingPointError: the network's output is not finite.
     """
     from hydra.utils import instantiate
 
     from src.data.splits import Split, read_split
+    from src.lens import lens_table
     from src.rundir import RunDir
+    from src.scoring import Rules, calibration, protocol_id, strata, summarize
 
     segmenter = load_segmenter(path, device)
-    trained_on = RunDir.open(path).config()["data"]
+    run = RunDir.open(path)
+    trained_on = run.config()["data"]
     own_split = read_split(Path(path) / "split.json")
     source = instantiate({**(data or trained_on)})
     other = source.dataset != own_split.dataset
@@ -90,118 +137,95 @@ def evaluate_run(
         chosen = {EVERYTHING: ids}
     else:
         chosen = {part: source.require(part) for part in parts or ["val", *source.tests_on_disk()]}
-    rows = [row for part, members in chosen.items() for row in score(segmenter, source, members, part)]
-    seen = set(own_split.parts["train"]) & set(ids) if source.dataset == own_split.dataset else set()
-    protocol = {
-        "aggregation": "per-image mean at native size (pooled values are named so)",
-        "empty": "both masks empty 1, one empty 0",
+    if threshold is not None:
+        segmenter.threshold = threshold
+    rules = Rules(
+        metrics=tuple(metrics or source.metrics),
+        threshold=segmenter.threshold,
+        tau=tau,
+        min_object_area=min_object_area,
+        spacing=source.spacing,
+        unit=source.unit,
+    )
+    protocol: dict[str, Any] = {
+        **rules.protocol(),
         **segmenter.protocol(),
+        "threshold": "chosen on val" if threshold is None and run.threshold() else segmenter.threshold,
         "dataset": source.dataset,
-        "root": str(source.root),
         "split": source.split.name,
         "split_hash": source.split.sha256,
+    }
+    protocol = {"id": protocol_id(protocol), **protocol}
+    scored = {part: _score(segmenter, source, members, rules, f"scoring {part}") for part, members in chosen.items()}
+    rows = [
+        {"id": id_, "part": part, "dataset": source.dataset, "trained_on": own_split.dataset, **image.row}
+        | {"protocol": protocol["id"]}
+        for part, members in chosen.items()
+        for id_, image in zip(members, scored[part], strict=True)
+    ]
+    rows_of = {part: [row for row in rows if row["part"] == part] for part in chosen}
+    seen = set(own_split.parts["train"]) & set(ids) if source.dataset == own_split.dataset else set()
+    protocol |= {
+        "threshold_value": segmenter.threshold,
+        "device": segmenter.device.type,
+        "precision": "float32",
+        "root": str(source.root),
         "trained_on": own_split.dataset,
         "n_named_like_training_images": len(seen),
         "caveat": source.caveat,
     }
-    scores = {part: summarize([row for row in rows if row["part"] == part]) for part in chosen}
-    return Evaluation(rows, scores, protocol, segmenter, source)
+    return Evaluation(
+        rows=rows,
+        scores={part: summarize(of_part) for part, of_part in rows_of.items()},
+        strata={part: strata(of_part) for part, of_part in rows_of.items()},
+        calibration={part: calibration(images) for part, images in scored.items()},
+        lens={part: lens_table(images, segmenter.threshold) for part, images in scored.items()} if lens else {},
+        protocol=protocol,
+        segmenter=segmenter,
+        source=source,
+    )
 
 
-def score(
-    segmenter: "Segmenter", source: "SegmentationDataModule", ids: Sequence[str], part: str
-) -> list[dict[str, Any]]:
-    """One row per image: id, part, native size, lesion area fraction, the overlap scores and their pixel counts."""
-    import torch
-    from rich.console import Console
-    from rich.progress import track
+def _score(
+    segmenter: "Segmenter", source: "DataSource", ids: Sequence[str], rules: "Rules", what: str
+) -> "list[Scored]":
+    """The network runs in this thread, the metrics in others."""
+    from src.progress import in_threads
+    from src.scoring import score_image
 
-    from src.metrics.overlap import confusion, scores
+    def score(predicted: "tuple[np.ndarray, np.ndarray]") -> "Scored":
+        return score_image(*predicted, rules)
 
-    console = Console(stderr=True)
-    rows = []
-    predictions = _predictions(segmenter, source, ids)
-    shown = track(predictions, f"scoring {part}", total=len(ids), console=console, disable=not console.is_terminal)
-    for sample_id, (_, mask, pred) in zip(ids, shown, strict=True):
-        counts = confusion(torch.from_numpy(pred)[None], torch.from_numpy(mask > 0)[None])
-        height, width = mask.shape
-        row = {"id": sample_id, "part": part, "height": height, "width": width, "area_fraction": float(mask.mean())}
-        row |= {name: value.item() for name, value in scores(counts).items()}
-        rows.append(row | dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True)))
-    return rows
+    return list(in_threads(score, _predictions(segmenter, source, ids), what, total=len(ids)))
 
 
-def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over images and pooled values of per-image rows; `n` is the number of images."""
-    import torch
-
-    from src.metrics.overlap import NAMES, scores
-
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in NAMES}
-    counts = torch.tensor([[row[key] for key in ("tp", "fp", "fn", "tn")] for row in rows]).sum(0, keepdim=True)
-    pooled = {f"{name}_pooled": scores(counts)[name].item() for name in ("dice", "iou")}
-    return {"n": len(rows), **means, **pooled}
-
-
-def _predictions(segmenter: "Segmenter", source: "SegmentationDataModule", ids: Sequence[str]) -> Iterator[tuple]:
-    """(image, mask, pred) at native size; images go through the network in batches of BATCH."""
+def _predictions(
+    segmenter: "Segmenter", source: "DataSource", ids: Sequence[str]
+) -> Iterator["tuple[np.ndarray, np.ndarray]"]:
+    """Probabilities and true label image at native size; images go through the network in batches of BATCH."""
     for start in range(0, len(ids), BATCH):
-        loaded = [source.load(sample_id) for sample_id in ids[start : start + BATCH]]
-        for (image, mask), probs in zip(loaded, segmenter.probabilities([image for image, _ in loaded]), strict=True):
-            yield image, mask, probs > segmenter.threshold
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
-    """per_image.csv and figures/overlays.png (best, median and worst by Dice)."""
-    from src.figures import plot_overlays
-    from src.files import write_csv
-
-    write_csv(folder / "per_image.csv", evaluation.rows)
-    part = list(evaluation.scores)[-1]  # test where there is one
-    ranked = sorted((row for row in evaluation.rows if row["part"] == part), key=lambda row: row["dice"])
-    middle, few = len(ranked) // 2, min(5, len(ranked))
-    chosen = {
-        "worst": ranked[:few],
-        "median": ranked[max(0, middle - few // 2) : max(0, middle - few // 2) + few],
-        "best": ranked[::-1][:few],
-    }
-    groups = {name: evaluation.samples(rows) for name, rows in chosen.items()}
-    plot_overlays(groups, folder / "figures" / "overlays.png", f"{title}, {part}")
-
-
-def print_scores(evaluation: Evaluation, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    names = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "dice_pooled", "iou_pooled")
-    table = Table(title=f"{title}\nper-image means at native size", title_justify="left")
-    for column in ("part", "n", *names):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for part, values in evaluation.scores.items():
-        table.add_row(part, str(values["n"]), *(f"{values[name]:.4f}" for name in names))
-    console = Console(width=max(110, Console().width))
-    console.print(table)
-    if seen := evaluation.protocol["n_named_like_training_images"]:
-        console.print(f"Note: {seen} of these images are named like training images; if they are, this is no test.")
-    if evaluation.protocol["caveat"]:
-        console.print(f"Note: {evaluation.protocol['caveat']}.")
+        loaded = [source.load_labels(sample_id) for sample_id in ids[start : start + BATCH]]
+        probabilities = segmenter.probabilities([image for image, _ in loaded])
+        yield from zip(probabilities, (labels for _, labels in loaded), strict=True)
 
 
 def _run(cfg: DictConfig) -> None:
     from src.files import write_json
+    from src.tables import print_scores, write_evaluation
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
     parts = [cfg.parts] if isinstance(cfg.parts, str) else cfg.parts
     with user_errors():
         data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key
-        evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device)
+        settings = {key: plain(cfg)[key] for key in ("metrics", "threshold", "tau", "min_object_area", "lens")}
+        evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device, **settings)
     split = evaluation.source.split
     name = "-".join([split.dataset, Path(evaluation.protocol["root"]).name, split.hash, *evaluation.scores])
     folder = Path(cfg.out or Path(cfg.run) / "evaluations" / name)
     folder.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, folder, name)
-    write_json(folder / "metrics.json", {"protocol": evaluation.protocol, "scores": evaluation.scores})
+    write_json(folder / "metrics.json", evaluation.numbers())
     print_scores(evaluation, f"{cfg.run} on {evaluation.protocol['dataset']}")
     print(f"rows, scores and pictures: {folder}")
 

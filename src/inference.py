@@ -98,16 +98,7 @@ class Segmenter:
 
     def protocol(self) -> Mapping[str, Any]:
         """How its masks come about, to stand beside every score."""
-        return {
-            "size": list(self.size),
-            "mode": "full",
-            "threshold": self.threshold,
-            "tta": None,
-            "postprocess": None,
-        } | {
-            "device": self.device.type,
-            "precision": "float32",
-        }
+        return {"size": list(self.size), "mode": "full", "tta": None, "postprocess": None}
 
 
 def best_device() -> str:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TextIO, TypeVar
@@ -27,12 +27,15 @@ def progress(total: int | None, what: str, *, unit: str = "images", bytes_: bool
     return tqdm(total=total, desc=what, file=_Lines(sys.stderr), ncols=100, mininterval=LOG_SECONDS, **scaling)
 
 
-def in_threads(function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
-    """`function` of each item, in order, on all cores: for work that lets go of Python's lock (decoding, hashing)."""
+def in_threads(function: Callable[[T], R], items: Iterable[T], what: str, *, total: int | None = None) -> Iterator[R]:
+    """`function` of each item, in order, on all cores: for work that lets go of Python's lock (decoding, hashing).
+
+    `total` is the number of items, where they have no length.
+    """
     cores = available_cores()
     left = iter(items)
     ahead: deque[Future[R]] = deque()  # a few of them: all results at once might not fit into memory
-    with ThreadPoolExecutor(cores) as pool, progress(len(items), what) as bar:
+    with ThreadPoolExecutor(cores) as pool, progress(len(items) if isinstance(items, Sized) else total, what) as bar:
         try:
             ahead.extend(pool.submit(function, item) for item in islice(left, 4 * cores))
             while ahead:

@@ -8,9 +8,11 @@ A run directory is complete: everything after training takes nothing else.
     checkpoints/        best.ckpt and last.ckpt: plain values and tensors only
     history.csv         one row per epoch
     cost.csv            parameters and multiply-adds per stage and block
-    metrics.json        scores with their protocol, cost, seed, commit, versions
+    threshold.json      the threshold chosen on val, used by everything after
+    metrics.json        scores with their protocol, strata, calibration, cost, seed, commit, versions
     per_image.csv       one row per scored image
-    figures/            curves.png, overlays.png
+    strata.csv          scores by lesion area, border contact, number of objects
+    figures/            curves.png, overlays.png, worst.png
 """
 
 import hashlib
@@ -115,6 +117,14 @@ class RunDir:
 
     def metrics(self) -> dict[str, Any]:
         return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
+    @property
+    def threshold_file(self) -> Path:
+        return self.path / "threshold.json"
+
+    def threshold(self) -> dict[str, Any]:
+        """How the threshold was chosen; {} for a run that has none, whose masks are cut at 0.5."""
+        return json.loads(self.threshold_file.read_text(encoding="utf-8")) if self.threshold_file.is_file() else {}
 
     def mark(self, state: str, *, reason: str | None = None, **more: Any) -> None:
         """Writes status.json; `started` of the first attempt is kept."""

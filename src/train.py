@@ -226,7 +226,7 @@ def _score(
 ) -> float:
     """Scores the best checkpoint at native size; writes metrics, rows and pictures and says where they are."""
     from src import loggers
-    from src.evaluate import evaluate_run, print_scores, write_evaluation
+    from src.evaluate import choose_run_threshold, evaluate_run, print_scores, write_evaluation
     from src.figures import plot_curves
     from src.inference import read_checkpoint
 
@@ -234,10 +234,11 @@ def _score(
     epoch = read_checkpoint(run.best)["epoch"]
     value = float(next(row for row in history if int(row["epoch"]) == epoch)[config["monitor"]])
     parts = None if config["test"] else ["val"]
-    evaluation = evaluate_run(run.path, parts=parts, device=str(trainer.strategy.root_device))
+    device = str(trainer.strategy.root_device)
+    choose_run_threshold(run.path, device)
+    evaluation = evaluate_run(run.path, parts=parts, device=device)
     metrics = {
-        "scores": evaluation.scores,
-        "protocol": evaluation.protocol,
+        **evaluation.numbers(),
         "best": {"monitor": config["monitor"], "value": value, "epoch": epoch},
         "seed": config["seed"],
         "cost": {"params": cost.params, "macs": cost.macs, "flops": cost.flops, "input_shape": list(cost.input_shape)},
@@ -248,7 +249,12 @@ def _score(
     write_evaluation(evaluation, run.path, run.path.name)
     plot_curves(history, run.figures / "curves.png", config["monitor"], epoch)
     part = list(evaluation.scores)[-1]
-    native = {f"{part}_native/{name}": value for part, row in evaluation.scores.items() for name, value in row.items()}
+    native = {
+        f"{part}_native/{name}": value
+        for part, row in evaluation.scores.items()
+        for name, value in row.items()
+        if value is not None
+    }
     loggers.log_summary(logger, native)
     loggers.log_overlays(logger, evaluation.samples([row for row in evaluation.rows if row["part"] == part][:PANEL]))
     print_scores(evaluation, f"{run.path.name}: {cost.params / 1e6:.3f} M params, {cost.macs / 1e9:.3f} GMACs")

@@ -15,6 +15,8 @@ ROOMS = {
     "losses.py": set(),
     "schedules.py": set(),
     "inference.py": {"src.data.transforms"},
+    "scoring.py": {"src.metrics", "src.lens"},
+    "lens.py": {"src.scoring"},
     "task.py": {"src.inference", "src.metrics"},
     "files.py": set(),
     "progress.py": set(),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.evaluate import evaluate_run, load_segmenter, summarize
+from src.evaluate import evaluate_run, load_segmenter
 from src.files import read_csv
 from src.rundir import RunDir
+from src.scoring import summarize
 
 from .conftest import REPO, config_of
 
@@ -44,7 +45,7 @@ def test_masks_come_from_logits_resized_to_native_size(trained_run: Path) -> Non
     with torch.no_grad():
         logits = segmenter.net(torch.from_numpy(normal.transpose(2, 0, 1))[None])
     native = torch.nn.functional.interpolate(logits, size=mask.shape, mode="bilinear", align_corners=False)
-    pred = native[0, 0].numpy() > 0
+    pred = native[0, 0].sigmoid().numpy() > segmenter.threshold
     assert row["tp"] == (pred & (mask > 0)).sum() and row["fp"] == (pred & (mask == 0)).sum()
     assert row["area_fraction"] == pytest.approx(mask.mean())
 
@@ -86,14 +87,15 @@ def test_errors_name_what_is_possible(trained_run: Path, tmp_path: Path) -> None
 
 
 def test_summary_by_hand() -> None:
-    names = dict.fromkeys(("precision", "recall", "specificity", "accuracy"), 0.0)
+    names = dict.fromkeys(("precision", "recall", "specificity", "accuracy", "area_fraction"), 0.0)
     rows = [
-        {"dice": 1.0, "iou": 1.0, "tp": 9, "fp": 0, "fn": 0, "tn": 1, **names},
-        {"dice": 0.0, "iou": 0.0, "tp": 0, "fp": 1, "fn": 0, "tn": 9, **names},
+        {"dice": 1.0, "iou": 1.0, "tp": 9, "fp": 0, "fn": 0, "tn": 1, "pred_area_fraction": 0.3, **names},
+        {"dice": 0.0, "iou": 0.0, "tp": 0, "fp": 1, "fn": 0, "tn": 9, "pred_area_fraction": 0.1, **names},
     ]
     summary = summarize(rows)
     assert summary["n"] == 2 and summary["dice"] == 0.5
     assert summary["dice_pooled"] == pytest.approx(18 / 19) and summary["iou_pooled"] == pytest.approx(9 / 10)
+    assert summary["area_bias"] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("other", [False, True])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from src.data.datamodule import SegmentationDataModule
 from src.data.decode import checked_intensity
@@ -13,6 +14,8 @@ from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2
 from src.data.source import KFOLD
 from src.data.splits import Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
+
+ONE_LABEL_IDS = ("testB_3", "testB_11", "testB_18", "testB_19")  # of GlaS: one label for all glands in the release
 
 
 class KvasirSEG(SegmentationDataModule):
@@ -30,6 +33,7 @@ class ISIC2018(SegmentationDataModule):
 
     dataset = "isic2018"
     foreground = "binary"
+    metrics = ("overlap", "boundary", "isic")
 
     def find_pairs(self) -> dict[str, Pair]:
         if not isic2018_parts(self.root):
@@ -51,12 +55,18 @@ class GlaS(SegmentationDataModule):
 
     dataset = "glas"
     foreground = "instances"
+    metrics = ("overlap", "boundary", "objects")
+    spacing, unit = (0.62005, 0.62005), "um"
 
     def find_pairs(self) -> dict[str, Pair]:
         return glas_pairs(self.root)
 
     def groups(self) -> dict[str, str]:
         return glas_patients(self.root)
+
+    def load_labels(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        image, labels = super().load_labels(sample_id)
+        return image, ndimage.label(labels)[0] if sample_id in ONE_LABEL_IDS else labels
 
 
 class Folder(SegmentationDataModule):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.data.cache import PixelStore, open_store
-from src.data.decode import image_size, read_image, read_mask
+from src.data.decode import image_size, read_image, read_labels, read_mask
 from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
 from src.data.leaks import Leak, image_leaks, shared_groups
@@ -43,6 +43,9 @@ class DataSource:
     foreground: str | Mapping[Any, int] = "auto"
     intensity: Sequence[float] | None = None  # range of deep grey images, see `src.data.decode.read_image`
     on_disk = True  # else `load` makes the images
+    metrics: tuple[str, ...] = ("overlap", "boundary")  # what it is scored by, of `src.scoring.GROUPS`
+    spacing: tuple[float, float] | None = None  # distance of neighbouring rows and columns, where it is known, in
+    unit = "px"
     caveat: str | None = None  # what a reader of a score on this data must be told
 
     def __init__(
@@ -98,6 +101,11 @@ class DataSource:
         if image.shape[:2] != mask.shape:
             raise ValueError(_differ(pair, image.shape[:2], mask.shape))
         return image, mask
+
+    def load_labels(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `load`, but with the true objects: (H, W) int, 0 the background; one object for masks without labels."""
+        image, mask = self.load(sample_id)
+        return image, read_labels(self.pairs[sample_id].mask) if self.foreground == "instances" else mask
 
     @property
     def reading(self) -> dict[str, Any]:

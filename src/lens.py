@@ -1,0 +1,71 @@
+"""The protocol lens: one set of predictions scored the way others report, to show what the convention alone does.
+
+Papers on light networks resize the truth to 256 x 256, cut at 0.5 and pool in ways of their own; here the probability
+maps of this project, which are at native size, are brought to that size too.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from src.scoring import Scored
+
+SIDE, CUT, BATCH = 256, 0.5, 16
+
+
+def small_counts(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """TP, FP, FN, TN at SIDE x SIDE: probabilities resized bilinear and cut at CUT, truth by the nearest pixel."""
+    pred = cv2.resize(probs, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) > CUT
+    true = cv2.resize(mask.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) > 0
+    return np.array([(pred & true).sum(), (pred & ~true).sum(), (~pred & true).sum(), (~pred & ~true).sum()])
+
+
+def lens_table(images: "Sequence[Scored]", threshold: float) -> list[dict[str, Any]]:
+    """One row per convention: `convention`, `as in` (who reports so), mean `dice` and `iou`; None where undefined."""
+    counts = np.stack([image.small for image in images]).astype(np.float64)
+    batches = [counts[start : start + BATCH].sum(0, keepdims=True) for start in range(0, len(counts), BATCH)]
+    pooled, flipped = counts.sum(0, keepdims=True), counts[:, ::-1].sum(0, keepdims=True)
+    dice, iou = _dice(counts), _iou(counts)
+    rows = [image.row for image in images]
+    jaccard = [row["iou"] if row["iou"] >= 0.65 else 0.0 for row in rows]
+    table = [
+        (f"per image, native size, cut at {threshold:g}", "this project", _of(rows, "dice"), _of(rows, "iou")),
+        ("per image, 256x256, cut at 0.5", "PraNet and many others", dice.mean(), iou.mean()),
+        ("pooled over all pixels, 256x256", "MALUNet, EGE-UNet", _dice(pooled)[0], _iou(pooled)[0]),
+        (
+            f"mean over batches of {BATCH}, pooled in each, 256x256",
+            "UNeXt",
+            np.mean([_dice(batch)[0] for batch in batches]),
+            np.mean([_iou(batch)[0] for batch in batches]),
+        ),
+        (
+            "mean of foreground and background, pooled, 256x256",
+            "mIoU of semantic segmentation",
+            (_dice(pooled)[0] + _dice(flipped)[0]) / 2,
+            (_iou(pooled)[0] + _iou(flipped)[0]) / 2,
+        ),
+        ("threshold Jaccard, native size: below 0.65 counts 0", "ISIC 2018 task 1", None, float(np.mean(jaccard))),
+    ]
+    names = ("convention", "as in", "dice", "iou")
+    return [
+        dict(zip(names, (what, who, *(None if v is None else float(v) for v in values)), strict=True))
+        for what, who, *values in table
+    ]
+
+
+def _of(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def _dice(counts: np.ndarray) -> np.ndarray:
+    """Of each row TP, FP, FN, TN; 1 where truth and prediction are empty. Columns reversed: of the background."""
+    tp, fp, fn = counts[:, 0], counts[:, 1], counts[:, 2]
+    return np.where(tp + fp + fn > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1), 1.0)
+
+
+def _iou(counts: np.ndarray) -> np.ndarray:
+    tp, errors = counts[:, 0], counts[:, 1] + counts[:, 2]
+    return np.where(tp + errors > 0, tp / np.maximum(tp + errors, 1), 1.0)
