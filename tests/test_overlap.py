@@ -1,15 +1,24 @@
-"""Overlap scores against numbers by hand and torchmetrics; their accumulation against the definition."""
+"""Overlap scores against numbers by hand and other people's code; their accumulation against the definition."""
 
 from itertools import pairwise
+from pathlib import Path
 
+import medpy.metric.binary as medpy
+import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 import torchmetrics.functional.classification as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isic_challenge_scoring.segmentation import SegmentationScore
+from monai.metrics import compute_dice, compute_iou
+from PIL import Image
 from torch import Tensor
 
-from src.metrics.overlap import NAMES, POOLED, Overlap, confusion, scores
+from src.metrics.overlap import NAMES, POOLED, Overlap, confusion, scores, threshold_jaccard
+
+from .overlap_worker import accumulate
 
 TORCHMETRICS = {
     "dice": reference.binary_f1_score,
@@ -90,6 +99,71 @@ def test_agrees_with_torchmetrics_image_by_image(name: str) -> None:
         assert ours[i].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def test_agrees_with_monai_empty_masks_included() -> None:
+    pred, target = random_masks(60, seed=7)
+    ours = scores(confusion(pred, target))
+    for name, theirs in (
+        ("dice", compute_dice(pred, target, ignore_empty=False)),
+        ("iou", compute_iou(pred, target, ignore_empty=False)),
+    ):
+        torch.testing.assert_close(ours[name].float(), theirs[:, 0], rtol=0, atol=1e-6)
+
+
+MEDPY = {"dice": "dc", "iou": "jc", "precision": "precision", "recall": "recall", "specificity": "specificity"}
+
+
+@pytest.mark.parametrize("name", MEDPY)
+def test_agrees_with_medpy(name: str) -> None:
+    pred, target = random_masks(60, seed=8)
+    usual = [i for i in range(60) if pred[i].any() and target[i].any() and not target[i].all()]
+    ours = scores(confusion(pred, target))[name]
+    for i in usual:
+        expected = getattr(medpy, MEDPY[name])(pred[i].numpy(), target[i].numpy())
+        assert ours[i].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_threshold_jaccard_by_hand() -> None:
+    iou = torch.tensor([1.0, 0.65, 0.6499999, 13 / 20, 0.2, 0.0], dtype=torch.float64)
+    assert threshold_jaccard(iou).tolist() == [1, 0.65, 0, 0.65, 0, 0]
+    empty = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
+    assert threshold_jaccard(scores(confusion(empty, empty))["iou"]).item() == 1
+    assert threshold_jaccard(scores(confusion(empty, ~empty))["iou"]).item() == 0
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # pandas, inside the scorer
+def test_agrees_with_the_official_isic_scorer(tmp_path: Path) -> None:
+    """On PNG files: grey predictions around the level of 128, images of several sizes, empty masks, an IoU of 13/20."""
+    rng = np.random.default_rng(0)
+    empty, full = np.zeros((5, 20)), np.full((5, 20), 255)
+    part = np.where(np.arange(20) < 13, full, 0)
+    pairs = [(empty, empty), (empty, full), (full, empty), (part, full)]
+    for flips in np.linspace(0, 0.5, 40):
+        truth = rng.random(rng.integers(4, 40, size=2)) < 0.6
+        dark, bright = rng.integers(0, 129, truth.shape), rng.integers(129, 256, truth.shape)
+        pairs.append((np.where(truth ^ (rng.random(truth.shape) < flips), bright, dark), 255 * truth))
+    per_image = []
+    for i, images in enumerate(pairs):
+        masks = []
+        for folder, image in zip(("prediction", "truth"), images, strict=True):
+            file = tmp_path / folder / f"ISIC_{i:07}_segmentation.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(file)
+            masks.append(torch.from_numpy(np.array(Image.open(file)) > 128)[None])
+        per_image.append(scores(confusion(*masks)))
+    official = SegmentationScore.from_dir(tmp_path / "truth", tmp_path / "prediction")
+    ours = {name: torch.cat([row[name] for row in per_image]) for name in NAMES}
+    thresholded = threshold_jaccard(ours["iou"])
+    assert (thresholded == 0).sum() > 5 and (thresholded > 0).sum() > 5
+    assert thresholded.mean().item() == pytest.approx(official.overall, abs=1e-6)
+    for name, theirs in (
+        ("iou", "jaccard"),
+        ("dice", "dice"),
+        ("accuracy", "accuracy"),
+        ("specificity", "specificity"),
+    ):
+        assert ours[name].mean().item() == pytest.approx(official.macro_average[theirs], abs=1e-6)
+
+
 def test_pooled_scores_agree_with_torchmetrics() -> None:
     pred, target = random_masks(12, seed=2)
     overlap = Overlap()
@@ -127,8 +201,33 @@ def test_bounds_and_relations(seed: int) -> None:
     torch.testing.assert_close(values["precision"], swapped["recall"])
 
 
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_nothing_but_the_pixels_matters(seed: int) -> None:
+    pred, target = random_masks(6, seed)
+    values = scores(confusion(pred, target))
+    for same in (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.mT):
+        assert confusion(same(pred), same(target)).equal(confusion(pred, target))
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    for name, value in scores(confusion(pred[order], target[order])).items():
+        assert value.equal(values[name][order])
+
+
+def test_two_processes_share_the_images_as_one_has_them(tmp_path: Path) -> None:
+    sets = [random_masks(n, seed=n) for n in (7, 8, 1)]  # shards of 4 and 3, of 4 and 4, of 1 and none
+    torch.save(sets, tmp_path / "sets.pt")
+    mp.spawn(accumulate, args=(2, tmp_path), nprocs=2)
+    for rank in range(2):
+        for (pred, target), (together, images) in zip(sets, torch.load(tmp_path / f"rank{rank}.pt"), strict=True):
+            alone = Overlap()
+            alone.update(pred, target)
+            assert images == len(pred)
+            for name, value in alone.compute().items():
+                torch.testing.assert_close(together[name], value, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("way", ["merge", "gather"])
-def test_two_processes_give_what_one_does(way: str) -> None:
+def test_two_states_together_give_what_one_does(way: str) -> None:
     pred, target = random_masks(8, seed=3)
     alone, first, second = Overlap(), Overlap(), Overlap()
     alone.update(pred, target)

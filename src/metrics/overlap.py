@@ -46,10 +46,19 @@ def scores(counts: Int[Tensor, "b 4"]) -> dict[str, Float[Tensor, " b"]]:
     }
 
 
+def threshold_jaccard(iou: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """ISIC 2018 task 1: each image's IoU where it is at least 0.65, else 0; the challenge's score is their mean.
+
+    Both masks empty is an IoU of 1 (`scores`) and stays 1. The challenge scores at native size, masks > 128.
+    """
+    return torch.where(iou >= 0.65, iou, 0)
+
+
 class Overlap(Metric):
     """Accumulates boolean masks (B, ..., H, W) over batches and processes; `compute` gives NAMES and POOLED.
 
-    Sums and a count of images are all that is kept, so the result does not depend on how images are batched.
+    Sums and a count of images are all that is kept, so the result depends neither on how images are batched nor on how
+    they are shared among processes. An image given twice counts twice: samplers that pad shards to one length do that.
     """
 
     sums: Tensor
