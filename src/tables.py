@@ -47,9 +47,7 @@ def write_evaluation(evaluation: "Evaluation", folder: Path, title: str) -> None
 def print_scores(evaluation: "Evaluation", title: str) -> None:
     console = Console(width=max(110, Console().width))
     protocol = evaluation.protocol
-    head = (
-        f"{title}\nper-image means at native size, threshold {protocol['threshold_value']:g}, protocol {protocol['id']}"
-    )
+    how = f"per-image means at native size, threshold {protocol['threshold_value']:g}, protocol {protocol['id']}"
     for number, names in enumerate(TABLES):
         rows = [{"part": part, "n": scores["n"], **scores} for part, scores in evaluation.scores.items()]
         if any(name in row for row in rows for name in names):

@@ -3,13 +3,10 @@
 python -m src.train model=emisnet data=kvasir_seg
 """
 
-import logging
 import sys
 import time
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +20,7 @@ from src.config import complete_config, user_errors
 from src.files import read_csv, write_csv, write_json, write_text
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
 from src.rundir import RunDir, provenance
+from src.runlog import logged_to
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
@@ -33,14 +31,6 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     from src.models.cost import Cost
     from src.task import SegmentationTask
 
-# What Lightning says of a small run on purpose, every time.
-QUIET = (
-    ".*does not have many workers.*",
-    ".*smaller than the logging interval.*",
-    ".*Checkpoint directory .* exists.*",
-    ".*resuming from a checkpoint that ended before the epoch ended.*",  # exactly what our sampler is for
-    ".*isinstance.*LeafSpec.*",
-)
 PANEL = 8  # overlays sent to the logger
 
 
@@ -69,7 +59,7 @@ def train(config: dict[str, Any]) -> float:
             if run.status().get("state") == "finished":
                 return tell_finished(run, config)
             checkpoint = checkpoint_to_resume(run, config)
-        with _logged_to(run.path / "train.log"):
+        with logged_to(run.path / "train.log"):
             with user_errors():
                 net, cost = _make_net(config, source)
             return _attempt(config, run, source, net, cost, checkpoint)
@@ -226,9 +216,10 @@ def _score(
 ) -> float:
     """Scores the best checkpoint at native size; writes metrics, rows and pictures and says where they are."""
     from src import loggers
-    from src.evaluate import choose_run_threshold, evaluate_run, print_scores, write_evaluation
+    from src.evaluate import choose_run_threshold, evaluate_run
     from src.figures import plot_curves
     from src.inference import read_checkpoint
+    from src.tables import print_scores, write_evaluation
 
     history = read_csv(run.path / "history.csv")
     epoch = read_checkpoint(run.best)["epoch"]
@@ -268,28 +259,6 @@ def _tell_about_data(source: "SegmentationDataModule", notes: Sequence[str]) -> 
     print(f"{source.dataset}, split {source.split.name} ({source.split.hash}): {sizes}", file=sys.stderr)
     for note in notes:
         print(f"note: {note}.", file=sys.stderr)
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """Logging and warnings also go to `path`."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes on hardware and products
-    logging.captureWarnings(True)
-    formatwarning = warnings.formatwarning
-    with warnings.catch_warnings():
-        warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}"
-        for message in QUIET:
-            warnings.filterwarnings("ignore", message)
-        try:
-            yield
-        finally:
-            warnings.formatwarning = formatwarning
-            logging.captureWarnings(False)
-            logging.getLogger().removeHandler(handler)
-            handler.close()
 
 
 def _run(cfg: DictConfig) -> float:

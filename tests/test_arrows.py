@@ -17,6 +17,7 @@ ROOMS = {
     "inference.py": {"src.data.transforms"},
     "scoring.py": {"src.metrics", "src.lens"},
     "lens.py": {"src.scoring"},
+    "runlog.py": set(),
     "task.py": {"src.inference", "src.metrics"},
     "files.py": set(),
     "progress.py": set(),

@@ -165,6 +165,16 @@ def test_a_mask_that_is_not_of_the_declared_kind(tmp_path: Path) -> None:
         source.load("a")
 
 
+def test_glands_that_share_one_label_are_told_apart(tmp_path: Path) -> None:
+    pairs = example_pairs(["testB_3", "testB_4", "testB_11"])
+    pairs["testB_3"] = (pairs["testB_3"][0], (pairs["testB_3"][1] > 0).astype(np.int32))
+    pairs["testB_4"] = (pairs["testB_4"][0], (pairs["testB_4"][1] > 0).astype(np.int32))
+    source = GlaS(root=str(write_glas(tmp_path, True, pairs)), num_workers=0)
+    held = {id_: source.load_labels(id_)[1].max() for id_ in pairs}
+    assert held == {"testB_3": 2, "testB_4": 1, "testB_11": 2}  # 4 is not of those, 11 has its labels already
+    assert (source.load_labels("testB_3")[1] == pairs["testB_11"][1]).mean() > 0.9
+
+
 def test_image_and_mask_of_different_size(tmp_path: Path) -> None:
     pairs = example_pairs(["a", "b", "c"])
     pairs["b"] = (pairs["b"][0], pairs["b"][1][:-4])

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from src.metrics.objects import ONE_LABEL_IDS, ObjectRule, label_objects, object_scores, split_one_label
+from src.metrics.objects import ObjectRule, label_objects, object_scores
 
 NAMES = ("object_f1", "object_dice", "object_hausdorff")
 
@@ -250,12 +250,3 @@ def test_a_rule_that_makes_no_sense(threshold: float, area: int, message: str) -
 def test_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(H, W\), got \(1, 2, 2\)"):
         label_objects(np.ones((1, 2, 2)), ObjectRule(0.5, 0))
-
-
-def test_truths_with_one_label_are_split_by_components() -> None:
-    image = labels("3.33", "..3.", "3..3").astype(np.uint8)
-    np.testing.assert_array_equal(split_one_label(image), labels("1.22", "..2.", "3..4"))
-    assert split_one_label(np.zeros((2, 2), dtype=int)).max() == 0
-    with pytest.raises(ValueError, match=r"got 2 labels\. Use this image as it is"):
-        split_one_label(labels("12"))
-    assert ONE_LABEL_IDS == ("testB_3", "testB_11", "testB_18", "testB_19")

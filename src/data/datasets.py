@@ -66,7 +66,9 @@ class GlaS(SegmentationDataModule):
 
     def load_labels(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         image, labels = super().load_labels(sample_id)
-        return image, ndimage.label(labels)[0] if sample_id in ONE_LABEL_IDS else labels
+        if sample_id in ONE_LABEL_IDS and len(np.unique(labels[labels > 0])) == 1:
+            labels = ndimage.label(labels)[0]
+        return image, labels
 
 
 class Folder(SegmentationDataModule):

@@ -26,8 +26,6 @@ from scipy.spatial.distance import directed_hausdorff
 
 from src.metrics.boundary import boundary
 
-ONE_LABEL_IDS = ("testB_3", "testB_11", "testB_18", "testB_19")  # of GlaS: one label for all glands in the release
-
 
 @dataclass(frozen=True)
 class ObjectRule:
@@ -65,18 +63,6 @@ def label_objects(
     kept = np.bincount(labels.ravel(), minlength=n + 1) >= rule.min_object_area
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0)[labels]
-
-
-def split_one_label(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """A truth with one label for all objects, as ONE_LABEL_IDS have, relabelled by 4-connected components.
-
-    Raises:
-        ValueError: several labels; components would merge those that touch.
-    """
-    found = np.unique(labels[labels != 0])
-    if len(found) > 1:
-        raise ValueError(f"one label for all objects expected, got {len(found)} labels. Use this image as it is.")
-    return ndimage.label(labels)[0]
 
 
 def object_scores(pred: Int[np.ndarray, "h w"], target: Int[np.ndarray, "h w"]) -> dict[str, float]:

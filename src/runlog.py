@@ -1,0 +1,38 @@
+"""What libraries log and warn of in a run goes to its train.log."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What Lightning says of a small run on purpose, every time.
+QUIET = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists.*",
+    ".*resuming from a checkpoint that ended before the epoch ended.*",  # exactly what our sampler is for
+    ".*isinstance.*LeafSpec.*",
+)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Logging and warnings also go to `path`."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes on hardware and products
+    logging.captureWarnings(True)
+    formatwarning = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}"
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            warnings.formatwarning = formatwarning
+            logging.captureWarnings(False)
+            logging.getLogger().removeHandler(handler)
+            handler.close()
