@@ -132,17 +132,19 @@ def examine(source: "DataSource", other: "DataSource | None" = None) -> Audit:
 
 def _pairing_faults(source: "DataSource") -> list[str]:
     """What has no partner; `source.pairs` then holds what has. ValueError: nothing has."""
+    from src.data.pairs import PairingError
+
     try:
         _ = source.pairs
     except NotImplementedError:
         raise ValueError(
             f"{source.dataset}: these images are made in memory, and there are no files to audit"
         ) from None
-    except ValueError as error:
-        if not (pairs := getattr(error, "pairs", None)):
+    except PairingError as error:
+        if not error.pairs:
             raise
-        source.pairs = pairs
-        return list(getattr(error, "faults", [str(error)]))
+        source.pairs = error.pairs
+        return error.faults
     return []
 
 

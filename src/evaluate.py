@@ -127,7 +127,7 @@ def evaluate_run(
     run = RunDir.open(path)
     trained_on = run.config()["data"]
     own_split = read_split(Path(path) / "split.json")
-    source = instantiate({**(data or trained_on)})
+    source = instantiate(data or {**trained_on, "download": False})
     other = source.dataset != own_split.dataset
     if not other and source.dataset == "folder":
         other = Path(trained_on["root"]).resolve() != source.root.resolve()

@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import IO, Any
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside `path` to write into, synced and renamed at the end: what is at `path` is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not the process id alone: containers that share a folder may share that too
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with draft.open("wb") as file:
             yield file

@@ -12,19 +12,18 @@ from tqdm import tqdm
 
 LOG_SECONDS = 10.0  # between two lines where stderr is no terminal
 QUICK = 1.0  # work done within this time shows nothing
+MOST_THREADS = 16  # each may hold an image of 20 Mpx, 0.3 GB with what is made of it
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def progress(total: int | None, what: str, *, unit: str = "images", bytes_: bool = False) -> tqdm:
-    """A tqdm bar on stderr, to be used as a context and moved on with `update(n)`; `bytes_` counts in kB, MB, GB."""
-    scaling: dict[str, Any] = (
-        {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if bytes_ else {"unit": f" {unit}"}
-    )
+def progress(total: int | None, what: str, *, unit: str = " images") -> tqdm:
+    """A tqdm bar on stderr, to be used as a context and moved on with `update(n)`; unit "B" counts in kB, MB, GB."""
+    how: dict[str, Any] = {"total": total, "desc": what, "unit": unit, "unit_scale": unit == "B", "delay": QUICK}
     if sys.stderr.isatty():
-        return tqdm(total=total, desc=what, file=sys.stderr, dynamic_ncols=True, **scaling)
-    return tqdm(total=total, desc=what, file=_Lines(sys.stderr), ncols=100, mininterval=LOG_SECONDS, **scaling)
+        return tqdm(file=sys.stderr, dynamic_ncols=True, **how)
+    return tqdm(file=_Lines(sys.stderr), ncols=100, mininterval=LOG_SECONDS, **how)
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], what: str, *, total: int | None = None) -> Iterator[R]:
@@ -32,12 +31,12 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], what: str, *, tot
 
     `total` is the number of items, where they have no length.
     """
-    cores = available_cores()
+    cores = min(MOST_THREADS, available_cores())
     left = iter(items)
     ahead: deque[Future[R]] = deque()  # a few of them: all results at once might not fit into memory
     with ThreadPoolExecutor(cores) as pool, progress(len(items) if isinstance(items, Sized) else total, what) as bar:
         try:
-            ahead.extend(pool.submit(function, item) for item in islice(left, 4 * cores))
+            ahead.extend(pool.submit(function, item) for item in islice(left, 2 * cores))
             while ahead:
                 yield ahead.popleft().result()
                 bar.update()

@@ -39,6 +39,8 @@ NOT_DEFINING = {
     "data": ("num_workers", "cache", "download", "allow_leaks"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }
+# Keys of `data` that came after the first runs, with the values that change nothing: those runs stay what they are.
+LATER = (("fold", None), ("n_folds", 5), ("intensity", None), ("groups", None))
 RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
@@ -51,8 +53,10 @@ def defining(config: Mapping[str, Any]) -> dict[str, Any]:
     for group, keys in NOT_DEFINING.items():
         if group in kept:
             kept[group] = {key: value for key, value in kept[group].items() if key not in keys}
-    if "data" in kept and "split_seed" not in kept["data"]:
-        kept["data"].pop("root", None)
+    if data := kept.get("data"):
+        drawn = "split_seed" in data  # from what lies under `root`, which then counts
+        dropped = {"split"} if drawn and data.get("fold") is None else set() if drawn else {"root"}
+        kept["data"] = {key: value for key, value in data.items() if (key, value) not in LATER and key not in dropped}
     own_path = json.dumps(str(config.get("run_dir")))[1:-1]
     return json.loads(json.dumps(kept, default=str).replace(own_path, "<run_dir>"))
 

@@ -11,8 +11,10 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from src.data import cache as cache_module
@@ -134,25 +136,64 @@ def test_what_changes_pixels_leads_to_another_store(images: Path, tmp_path: Path
     assert len(stores(tmp_path / "cache")) == 2
 
 
+@pytest.fixture
+def bitmaps(tmp_path: Path) -> Path:
+    """Images and masks whose files keep their size whatever they show."""
+    root = tmp_path / "bitmaps"
+    for id_, (image, labels) in example_pairs(IDS, (90, 120)).items():
+        for part, pixels in (("images", image), ("masks", (labels > 0).astype(np.uint8))):
+            (root / part).mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(pixels).save(root / part / f"{id_}.bmp")
+    return root
+
+
 @pytest.mark.parametrize("part", ["images", "masks"])
-def test_a_changed_source_file_is_decoded_again(images: Path, tmp_path: Path, part: str) -> None:
-    before = training_stream(source_of(images, tmp_path / "cache", split_seed=1))
-    written = stores(tmp_path / "cache")
-    pairs = example_pairs(["other", IDS[0]], (90, 120))
-    pixels = {"images": pairs[IDS[0]][0], "masks": np.pad(pairs["other"][1], 3)[3:-3, 3:-3]}
-    other = write_folder(tmp_path / "other", {IDS[0]: (255 - pixels["images"], 1 - (pixels["masks"] > 0))})
-    target = images / part / f"{IDS[0]}.png"
-    stat = target.stat()
-    if part == "images":
-        (other / part / f"{IDS[0]}.jpg").rename(target)
+@pytest.mark.parametrize("how", ["in place", "replaced, its time of modification kept"])
+def test_a_changed_source_file_is_decoded_again(bitmaps: Path, tmp_path: Path, part: str, how: str) -> None:
+    before = training_stream(source_of(bitmaps, tmp_path / "cache"))
+    target = bitmaps / part / f"{IDS[0]}.bmp"
+    stat, content = target.stat(), bytearray(target.read_bytes())
+    end = len(content) - 2000
+    content[end:] = bytes(255 - value if part == "images" else 1 - value for value in content[end:])
+    if how == "in place":
+        target.write_bytes(content)
     else:
-        (other / part / f"{IDS[0]}.png").rename(target)
-    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a tool that keeps times would leave it
-    after = training_stream(source_of(images, tmp_path / "cache", split_seed=1))
-    assert [a[0] for a in after] == [b[0] for b in before]
-    assert {a[0] for a, b in zip(after, before, strict=True) if a != b} == {IDS[0]} & {a[0] for a in after}
-    assert after == training_stream(source_of(images, None, split_seed=1))
-    assert len(stores(tmp_path / "cache")) == 2 and written.items() <= stores(tmp_path / "cache").items()
+        (tmp_path / "new").write_bytes(content)
+        os.utime(tmp_path / "new", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        (tmp_path / "new").rename(target)
+        assert target.stat().st_mtime_ns == stat.st_mtime_ns
+    assert target.stat().st_size == stat.st_size
+    after = training_stream(source_of(bitmaps, tmp_path / "cache"))
+    assert after == training_stream(source_of(bitmaps, None))
+    changed = {a[0] for a, b in zip(after, before, strict=True) if a != b}
+    assert changed == {IDS[0]} & {a[0] for a in after} and len(stores(tmp_path / "cache")) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    bitmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real = bitmaps / "images" / f"{IDS[5]}.bmp", cache_module.view
+
+    def meddling(*arguments: Any) -> Any:
+        target.write_bytes(target.read_bytes())
+        return real(*arguments)
+
+    monkeypatch.setattr(cache_module, "view", meddling)
+    with pytest.raises(ValueError, match="changed while they were read; start again"):
+        source_of(bitmaps, tmp_path / "cache")
+    assert stores(tmp_path / "cache") == {}
+
+
+def test_a_dataset_has_one_store_however_its_place_is_written(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    source_of(images, tmp_path / "cache")
+    (tmp_path / "link").symlink_to(images)
+    monkeypatch.chdir(tmp_path)
+    opened.clear()
+    for place in (Path("images"), tmp_path / "link", images):
+        source_of(place, tmp_path / "cache")
+    assert not [name for name in opened if name.endswith(".png")]
 
 
 def test_a_moved_dataset_and_touched_files_keep_their_store(images: Path, tmp_path: Path) -> None:

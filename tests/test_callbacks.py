@@ -62,6 +62,18 @@ def test_what_defines_a_run() -> None:
     assert differences(config, moved) == [] and differences(config, changed) == ["data.size", "optim.lr"]
 
 
+def test_keys_that_came_later_leave_earlier_runs_what_they_are() -> None:
+    later = {"fold": None, "n_folds": 5, "intensity": None, "groups": None, "cache": "x", "download": True}
+    for data in ({"split": "official", "root": "x"}, {"split_seed": 0, "root": "x"}):
+        now = {"data": {**data, **later} | ({"split": "holdout"} if "split_seed" in data else {})}
+        assert differences({"data": data}, now) == [] and run_hash({"data": data}) == run_hash(now)
+        folded = {"data": now["data"] | {"split": "kfold", "fold": 0}}
+        assert {"data.fold", "data.split"} <= set(differences({"data": data}, folded))
+    assert differences({"data": {"split_seed": 0, "root": "x"}}, {"data": {"split_seed": 0, "root": "y"}}) == [
+        "data.root"
+    ]
+
+
 def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.claim(), pytest.raises(ValueError, match="in use"):

@@ -236,7 +236,47 @@ def test_what_the_authors_of_an_official_split_did_is_noted(tmp_path: Path) -> N
     write_glas(root, True, example_pairs(ids_of(split)), patients)
     source = source_of("glas", root, split, allow_leaks=False)
     source.setup("fit")
-    assert "leaks between the parts of this split (by its authors)" in source.leak_notes()[0]
+    assert "leaks between the parts of this split (by its authors)" in source.leak_notes()[-1]
+
+
+def test_without_a_cache_it_is_said_that_copies_were_not_sought(scenes: Path) -> None:
+    source = Folder(root=str(scenes), num_workers=0)
+    source.setup("fit")
+    assert source.leak_notes() == ["copies and near-duplicates in two parts were not looked for (data.cache=null)"]
+
+
+def test_glas_without_its_patients_trains_on_a_committed_split(tmp_path: Path) -> None:
+    root = written(tmp_path / "data", "glas", False, ids_of(small("glas", "holdout")))
+    (root / "Grade.csv").unlink()
+    source_of("glas", root, small("glas", "holdout"), allow_leaks=False).setup("fit")
+
+
+def test_a_cache_that_cannot_be_written_in_still_serves(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaking(scenes, tmp_path).views("full")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("src.data.source.write_json", refuse)
+    leaking(scenes, tmp_path).setup("fit")
+
+
+def test_a_bad_file_is_named_once_where_folds_are_drawn(scenes: Path, tmp_path: Path) -> None:
+    (scenes / "masks" / "s4.png").write_bytes(b"no image")
+    (scenes / "images" / "s5.png").unlink()
+    options: dict[str, Any] = {"cache": str(tmp_path / "cache"), "split": "kfold", "n_folds": 3, "fold": 0}
+    with pytest.raises(ValueError, match="2 things are wrong") as error:
+        Folder(root=str(scenes), num_workers=0, **options).setup("fit")
+    assert str(error.value).count("s4.png") == 1 and str(error.value).count("s5.png") == 1
+
+
+def test_the_seed_of_the_split_draws_other_folds(scenes: Path, tmp_path: Path) -> None:
+    def folds(seed: int) -> str:
+        return Folder(root=str(scenes), split="kfold", fold=0, split_seed=seed, num_workers=0).split.hash
+
+    assert folds(0) == folds(0) and len({folds(seed) for seed in range(4)}) > 1
 
 
 def test_leaks_are_sought_once_per_split(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,11 +140,12 @@ def test_fewer_than_three_folds_are_refused(n_folds: int) -> None:
 def test_over_the_folds_every_image_is_tested_once_and_chosen_by_once(n_folds: int) -> None:
     areas = _skewed_areas(31)
     folds = kfold(areas, n_folds=n_folds)
-    splits = [fold_split(folds, fold, "mine", "about") for fold in range(n_folds)]
+    splits = [fold_split(folds, fold, "mine") for fold in range(n_folds)]
     for part, shift in (("test", 0), ("val", 1)):
         assert [split.parts[part] for split in splits] == [folds[(n + shift) % n_folds] for n in range(n_folds)]
     for fold, split in enumerate(splits):
-        assert (split.name, split.dataset, split.description) == (f"kfold{n_folds}-{fold}", "mine", "about")
+        assert (split.name, split.dataset) == (f"kfold{n_folds}-{fold}", "mine")
+        assert split.description == f"Fold {fold} of {n_folds} is test, fold {(fold + 1) % n_folds} val."
         assert sorted(id_ for ids in split.parts.values() for id_ in ids) == sorted(
             areas
         )  # no id twice: Split sees to it

@@ -14,13 +14,16 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL
 
 from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
@@ -28,7 +31,9 @@ from src.data.transforms import view
 from src.files import lock, write_json
 from src.progress import in_threads
 
-FORMAT = 1  # raised when a view or the layout of the files changes: old directories are then no longer found
+# Raised when decoding, a view, thumbnails or the layout of the files change: old directories are then no longer found.
+FORMAT = 1
+DAY = 86400  # seconds; an unfinished directory that old belongs to a killed process
 Load = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
@@ -98,31 +103,31 @@ def open_store(
         Faults: files that cannot be loaded, all of them.
         ValueError: no room on the disk, or `folder` cannot be written.
     """
+    files = [file for pair in pairs.values() for file in (pair.image, pair.mask)]
     try:
-        digests = _digests(
-            folder / dataset, root, [file for pair in pairs.values() for file in (pair.image, pair.mask)]
-        )
+        digests = _digests(folder / dataset, root, files)
         content = [[id_, digests[pair.image], digests[pair.mask]] for id_, pair in sorted(pairs.items())]
-        key = hashlib.sha256(json.dumps([FORMAT, kind, size, dict(reading), content]).encode()).hexdigest()[:16]
+        made_by = [FORMAT, PIL.__version__, cv2.__version__]
+        key = hashlib.sha256(json.dumps([made_by, kind, size, dict(reading), content]).encode()).hexdigest()[:16]
         target = folder / dataset / f"{kind}-{size[0]}x{size[1]}-{key}"
         if (store := _opened(target)) is None:
             with lock(target.with_name(f"{target.name}.lock")):
                 if (store := _opened(target)) is None:  # else another process built it while we waited
-                    store = _build(target, kind, size, sorted(pairs), load)
+                    before = _states(files)
+                    store = _build(target, kind, size, sorted(pairs), load, lambda: _states(files) == before)
         return store
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(folder).free
+            there = next(place for place in (folder, *folder.parents) if place.exists())
+            free = shutil.disk_usage(there).free
             raise ValueError(
                 f"{folder}: no room for the decoded images of {dataset} ({free / 1e6:,.0f} MB are free). Make room, "
                 "choose another disk with data.cache=..., or decode in every epoch with data.cache=null"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise ValueError(
-                f"{folder}: {error.strerror}, so no decoded images can be kept there. Choose another folder with "
-                "data.cache=..., or decode in every epoch with data.cache=null"
-            ) from error
-        raise
+        raise ValueError(  # what is wrong with a source file is a ValueError by now
+            f"{folder}: {error.strerror}, so no decoded images can be kept there. Choose another folder with "
+            "data.cache=..., or decode in every epoch with data.cache=null"
+        ) from error
 
 
 def _opened(target: Path) -> PixelStore | None:
@@ -132,9 +137,18 @@ def _opened(target: Path) -> PixelStore | None:
         return None
 
 
-def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], load: Load) -> PixelStore:
-    for leftover in target.parent.glob(f".{target.name}.*"):  # of a killed process: nobody else holds our lock
-        shutil.rmtree(leftover)
+def _build(
+    target: Path,
+    kind: str,
+    size: tuple[int, int],
+    ids: Sequence[str],
+    load: Load,
+    unchanged: Callable[[], bool],
+) -> PixelStore:
+    for leftover in target.parent.glob(".*-*x*-*.*"):
+        ours = leftover.name.startswith(f".{target.name}.")  # of a killed process: nobody else holds our lock
+        if ours or leftover.stat().st_mtime < time.time() - DAY:
+            shutil.rmtree(leftover)
     if target.exists():
         shutil.rmtree(target)  # damaged
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -161,6 +175,8 @@ def _build(target: Path, kind: str, size: tuple[int, int], ids: Sequence[str], l
             os.fsync(file.fileno())
         if faults:
             raise Faults(faults)
+        if not unchanged():
+            raise ValueError(f"{target.parent.name}: source files changed while they were read; start again")
         with (draft / "thumbs.npy").open("wb") as file:
             np.save(file, np.stack(thumbs))
             file.flush()
@@ -186,24 +202,37 @@ def _prepared(
 
 def _digests(folder: Path, root: Path, files: Sequence[Path]) -> dict[Path, str]:
     """SHA-256 of each file, computed only for those whose size or times are not as they were."""
-    known_at = folder / f"files-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
+    root = root.resolve()
+    known_at = folder / f"files-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+    name_of = {file: os.path.relpath(file.resolve(), root) for file in files}  # one name, however the root is written
     try:
         known = json.loads(known_at.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    state = {}
+    state = dict(zip(name_of.values(), _states(files), strict=True))
+    changed = [file for file, name in name_of.items() if known.get(name, [None])[:-1] != state[name]]
+    if changed:
+        for file, digest in zip(changed, in_threads(_sha256, changed, f"hashing {folder.name}"), strict=True):
+            known[name_of[file]] = [*state[name_of[file]], digest]
+        write_json(known_at, known)
+    return {file: known[name][-1] for file, name in name_of.items()}
+
+
+def _states(files: Sequence[Path]) -> list[list[int]]:
+    """Size, time of modification and of change (tools that copy keep the former) of each file, as it is now."""
+    states = []
     for file in files:
-        stat = file.stat()
-        # the time of change too: tools that copy keep the time of modification
-        state[str(file)] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    changed = [name for name in state if known.get(name, [None])[:3] != state[name]]
-    if changed or len(known) != len(state):
-        for name, digest in zip(changed, in_threads(_sha256, changed, f"hashing {folder.name}"), strict=True):
-            known[name] = [*state[name], digest]
-        write_json(known_at, {name: known[name] for name in state})
-    return {file: known[str(file)][3] for file in files}
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise ValueError(f"{file}: {error.strerror}; restore it") from error
+        states.append([stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+    return states
 
 
-def _sha256(name: str) -> str:
-    with open(name, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; make it readable, or move it away") from error

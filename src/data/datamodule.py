@@ -62,23 +62,24 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         self.mean, self.std = tuple(mean), tuple(std)
 
     def setup(self, stage: str | None = None) -> None:
-        """Checks every file that training needs, or decodes it into the cache; one ValueError lists all faults."""
+        """Checks the files, or decodes them into the cache (all that are on disk); one ValueError lists all faults."""
         faults: list[str] = []
+        drawn_by_area = self.fold is not None and not self.is_committed
         try:
-            self.split, self.ids_on_disk()
+            _ = self.ids_on_disk() if drawn_by_area else (self.split, self.ids_on_disk())
         except PairingError as error:
             self.pairs = error.pairs
             faults += error.faults
-        for part in ("train", "val"):
-            try:
-                self.require(part)
-            except ValueError as error:
-                faults.append(str(error))
         try:
             for kind in {"full", *CROPS[self.crop]}:
                 self.views(kind)
         except Faults as error:
             faults += error.faults
+        for part in ("train", "val") if not (faults and drawn_by_area) else ():
+            try:
+                self.require(part)
+            except ValueError as error:
+                faults.append(str(error))
         if self.on_disk and not self.cache:
             parts = ["train", "val", *self.tests_on_disk()]
             there = self.ids_on_disk()

@@ -102,7 +102,7 @@ class Folder(SegmentationDataModule):
         self.foreground = checked_rule(mask)
         self.intensity = None if intensity is None else checked_intensity(intensity)
         self.folders = {"images": images, "masks": masks, "mask_suffix": mask_suffix}
-        self.groups_file = groups
+        self.groups_file, self.fold_seed = groups, split_seed
         self.fractions: dict[str, Any] = {"val": val, "test": test, "seed": split_seed}
 
     def find_pairs(self) -> dict[str, Pair]:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from src.progress import in_threads
 
+SEARCH = 1  # raised when what is found changes: remembered answers are then no longer taken
 SIDE = 32  # of a thumbnail, px
 CERTAIN, POSSIBLE = 0.87, 0.4  # similarity of thumbnails
 NEIGHBOURS = 10
@@ -77,7 +78,7 @@ def near_duplicates(
     """Pairs among `ids`, or between them and `others`, most similar first; copies are among them.
 
     `thumbs` (N, SIDE, SIDE, 3) from `thumbnail`. With `picture` (id -> image uint8 (H, W, 3); ids of both sides then
-    differ) more is found. Takes 4 bytes of memory a pair of images.
+    differ) more is found. Takes some 24 bytes of memory a pair of images.
     """
     if not len(ids) or (others and not len(others[1])):
         return []
@@ -179,7 +180,7 @@ def _confirmed(candidates: Sequence[Match], picture: Callable[[str], npt.NDArray
 
 
 def _is_same(a: _Keypoints, b: _Keypoints, similarity: float) -> bool:
-    if min(len(a.at), len(b.at)) < FEW:
+    if similarity >= CERTAIN or min(len(a.at), len(b.at)) < FEW:
         return similarity >= CERTAIN
     cells = max(_common_cells(a, b), _common_cells(a, b.mirrored()))
     return cells >= SPREAD or (cells >= ALIKE[0] and similarity >= ALIKE[1])

@@ -82,7 +82,7 @@ def read_folds(path: str | Path) -> Folds:
     )
 
 
-def fold_split(folds: Sequence[Sequence[str]], fold: int, dataset: str, description: str = "") -> Split:
+def fold_split(folds: Sequence[Sequence[str]], fold: int, dataset: str) -> Split:
     """The split that tests on `folds[fold]`, chooses by the next fold and trains on all others.
 
     ValueError: no such fold, fewer than three folds, ids in two folds.
@@ -94,7 +94,7 @@ def fold_split(folds: Sequence[Sequence[str]], fold: int, dataset: str, descript
     val = (fold + 1) % n_folds
     train = tuple(id_ for n, members in enumerate(folds) if n not in (fold, val) for id_ in members)
     parts = {"train": train, "val": tuple(folds[val]), "test": tuple(folds[fold])}
-    return Split(f"kfold{n_folds}-{fold}", dataset, parts, description)
+    return Split(f"kfold{n_folds}-{fold}", dataset, parts, f"Fold {fold} of {n_folds} is test, fold {val} val.")
 
 
 def lesion_areas(pairs: Mapping[str, Pair], foreground: str | Mapping[int, int]) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """DataSource: a dataset on disk with its split, and the pixels that training reads of it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 
 from src.data.cache import PixelStore, open_store
 from src.data.decode import image_size, read_image, read_labels, read_mask
+from src.data.duplicates import SEARCH
 from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
 from src.data.leaks import Leak, image_leaks, shared_groups
@@ -20,6 +23,7 @@ from src.data.transforms import view
 from src.files import write_json
 
 KFOLD, DEFAULT_FOLDS = "kfold", 5
+SHOWN = 20  # leaks listed in an error
 
 
 class DataSource:
@@ -42,6 +46,7 @@ class DataSource:
     dataset = ""
     foreground: str | Mapping[Any, int] = "auto"
     intensity: Sequence[float] | None = None  # range of deep grey images, see `src.data.decode.read_image`
+    fold_seed = 0  # of folds that are not committed
     on_disk = True  # else `load` makes the images
     metrics: tuple[str, ...] = ("overlap", "boundary")  # what it is scored by, of `src.scoring.GROUPS`
     spacing: tuple[float, float] | None = None  # distance of neighbouring rows and columns, where it is known, in
@@ -70,7 +75,7 @@ class DataSource:
         self.root, self.size, self.split_name = Path(root), (size, size), split
         self.fold, self.n_folds, self.download = fold, n_folds, download
         self.allow_leaks = allow_leaks
-        self.cache = Path(cache).expanduser() if cache else None
+        self.cache = Path(os.path.expanduser(cache)) if cache else None
         self._stores: dict[str, PixelStore] = {}
 
     # -- what a subclass answers ------------------------------------------------------------------
@@ -177,7 +182,7 @@ class DataSource:
 
     def _kfold(self) -> Split:
         assert self.fold is not None
-        if self.n_folds in available_folds(self.dataset):
+        if self.is_committed:
             return fold_split(load_folds(self.dataset, self.n_folds), self.fold, self.dataset)
         ids = self.ids_to_fold()
         if absent := sorted(set(ids) - self.ids_on_disk()):
@@ -186,7 +191,7 @@ class DataSource:
                 f"{len(absent)} images are not under {self.root}: {listed(absent)}. Put them there, or take the "
                 f"committed data.n_folds={DEFAULT_FOLDS}."
             )
-        folds = kfold(self._areas(ids), n_folds=self.n_folds, groups=self.groups())
+        folds = kfold(self._areas(ids), n_folds=self.n_folds, seed=self.fold_seed, groups=self.groups())
         return fold_split(folds, self.fold, self.dataset)
 
     def _areas(self, ids: Sequence[str]) -> dict[str, float]:
@@ -196,43 +201,64 @@ class DataSource:
             return {id_: entries[id_].area for id_ in ids}
         return lesion_areas({id_: self.pairs[id_] for id_ in ids}, self.foreground)
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether the split is one of src/data/manifests, not drawn from what is on disk."""
+        if self.fold is not None:
+            return self.n_folds in available_folds(self.dataset)
+        return self.split_name in available_splits(self.dataset)
+
     @cached_property
     def leaks(self) -> list[Leak]:
         """What stands on two sides of the split: groups, and where there is a cache, copies and near-duplicates."""
         if not self.on_disk:
             return []
         found = self._image_leaks(self._store("full")) if self.cache else []
-        return [*found, *shared_groups(self.parts, self.groups())]
+        try:
+            return [*found, *shared_groups(self.parts, self.groups())]
+        except ValueError:  # such as GlaS without Grade.csv
+            if not self.is_committed:
+                raise
+            return found  # a committed split was drawn by its groups
 
     def _image_leaks(self, store: PixelStore) -> list[Leak]:
         """Sought once per split and remembered beside the pixels; closely, unless the split is a committed one."""
-        remembered = store.path / f"leaks-{self.split.hash}.json"
-        if not remembered.is_file():
-            committed = self.split_name in available_splits(self.dataset) or (
-                self.fold is not None and self.n_folds in available_folds(self.dataset)
-            )
-            digests = [entry.digest for entry in store.entries.values()]
-            picture = None if committed else (lambda sample_id: self.load(sample_id)[0])
-            write_json(remembered, image_leaks(self.parts, list(store.entries), digests, store.thumbs, picture))
-        return [Leak(*fields) for fields in json.loads(remembered.read_text())]
+        remembered = store.path / f"leaks-{SEARCH}-{self.split.hash}.json"
+        if remembered.is_file():
+            return [Leak(*fields) for fields in json.loads(remembered.read_text())]
+
+        def picture(sample_id: str) -> np.ndarray:
+            return read_image(self.pairs[sample_id].image, self.intensity)
+
+        digests = [entry.digest for entry in store.entries.values()]
+        close = None if self.is_committed else picture
+        found = image_leaks(self.parts, list(store.entries), digests, store.thumbs, close)
+        with suppress(OSError):  # a cache that others made may not be ours to write in
+            write_json(remembered, found)
+        return found
 
     def refuse_leaks(self) -> None:
         """ValueError that lists the leaks, but for `allow_leaks` and those into an official test part."""
         found = [leak for leak in self.leaks if not self._published(leak)]
         if found and not self.allow_leaks:
-            listing = "\n".join(f"  - {leak}" for leak in found)
+            listing = "\n".join(f"  - {leak}" for leak in found[:SHOWN])
+            listing += f"\n  ... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ValueError(
                 f"{self.dataset}, split {self.split.name!r}: {len(found)} leaks between its parts, which make scores "
-                f"better than they are:\n{listing}\nKeep such images on one side (of a folder by data.groups=...), "
-                "look at them with python -m src.audit, or train nevertheless with data.allow_leaks=true."
+                f"better than they are:\n{listing}\nLook at them with python -m src.audit. Keep them on one side (take "
+                "one of each pair away, or give data.groups=<csv with a group for every image> of a folder), or train "
+                "nevertheless with data.allow_leaks=true."
             )
 
     def leak_notes(self) -> list[str]:
-        """One note on the leaks that training goes on with, if there are any."""
-        if not self.leaks:
-            return []
-        whose = "by its authors" if all(map(self._published, self.leaks)) else "data.allow_leaks=true"
-        return [f"{len(self.leaks)} leaks between the parts of this split ({whose}), such as {self.leaks[0]}"]
+        """What training goes on with although there are leaks, or may be."""
+        notes = []
+        if self.on_disk and not self.cache:
+            notes.append("copies and near-duplicates in two parts were not looked for (data.cache=null)")
+        if self.leaks:
+            whose = "by its authors" if all(map(self._published, self.leaks)) else "data.allow_leaks=true"
+            notes.append(f"{len(self.leaks)} leaks between the parts of this split ({whose}), such as {self.leaks[0]}")
+        return notes
 
     def _published(self, leak: Leak) -> bool:
         """Whether the authors of an official split made it so; scores on their test part are compared nevertheless."""

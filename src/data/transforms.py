@@ -56,7 +56,7 @@ def view(image: Image, mask: Mask, kind: str, size: tuple[int, int]) -> tuple[Im
     if kind == "full":
         return resize_image(image, size), resize_mask(mask, size)
     region = _lesion_region(mask)
-    image, mask = image[region], mask[region]
+    image, mask = np.ascontiguousarray(image[region]), np.ascontiguousarray(mask[region])  # lets go of the whole
     rows, columns = _extent(mask)
     smallest = max(rows[1] - rows[0], columns[1] - columns[0]) * (1 + 2 * MARGIN[0])
     scale = 2 * max(size) / smallest
