@@ -20,7 +20,8 @@ R = TypeVar("R")
 
 def progress(total: int | None, what: str, *, unit: str = " images") -> tqdm:
     """A tqdm bar on stderr, to be used as a context and moved on with `update(n)`; unit "B" counts in kB, MB, GB."""
-    how: dict[str, Any] = {"total": total, "desc": what, "unit": unit, "unit_scale": unit == "B", "delay": QUICK}
+    how: dict[str, Any] = {"total": total, "desc": what, "unit": unit, "unit_scale": unit == "B"}
+    how |= {"delay": QUICK, "disable": total == 0}
     if sys.stderr.isatty():
         return tqdm(file=sys.stderr, dynamic_ncols=True, **how)
     return tqdm(file=_Lines(sys.stderr), ncols=100, mininterval=LOG_SECONDS, **how)

@@ -27,7 +27,7 @@ def check_same_run(run: RunDir, config: dict[str, Any], source: "SegmentationDat
     if (file := run.path / "split.json").is_file() and read_split(file).sha256 != source.split.sha256:
         raise ValueError(
             f"{run.path} was begun on split {read_split(file).hash}, the data now give {source.split.hash}: "
-            f"images were added or removed, or its committed split was made anew; some may have changed sides. {afresh}"
+            f"images or groups changed, or its committed split was made anew; some may have changed sides. {afresh}"
         )
 
 

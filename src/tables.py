@@ -45,7 +45,7 @@ def write_evaluation(evaluation: "Evaluation", folder: Path, title: str) -> None
 
 
 def print_scores(evaluation: "Evaluation", title: str) -> None:
-    console = Console(width=max(110, Console().width))
+    console = Console(width=max(140, Console().width))
     protocol = evaluation.protocol
     how = f"per-image means at native size, threshold {protocol['threshold_value']:g}, protocol {protocol['id']}"
     for number, names in enumerate(TABLES):

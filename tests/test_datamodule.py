@@ -175,6 +175,17 @@ def test_glands_that_share_one_label_are_told_apart(tmp_path: Path) -> None:
     assert (source.load_labels("testB_3")[1] == pairs["testB_11"][1]).mean() > 0.9
 
 
+def test_auto_refuses_masks_of_several_kinds(tmp_path: Path) -> None:
+    write_folder(
+        tmp_path, {id_: (image, 255 * (labels > 0)) for id_, (image, labels) in example_pairs("abcdef").items()}
+    )
+    PIL.Image.fromarray(np.full((24, 32), 7, np.uint8)).save(tmp_path / "masks" / "c.png")
+    PIL.Image.fromarray(np.zeros((24, 32), np.uint8)).save(tmp_path / "masks" / "d.png")  # empty: of any kind
+    with pytest.raises(ValueError, match=r"several kinds: 4 of kind '0 and 255', but labels: c\. Save them alike"):
+        Folder(root=str(tmp_path), num_workers=0).setup("fit")
+    Folder(root=str(tmp_path), mask="instances", num_workers=0).setup("fit")
+
+
 def test_image_and_mask_of_different_size(tmp_path: Path) -> None:
     pairs = example_pairs(["a", "b", "c"])
     pairs["b"] = (pairs["b"][0], pairs["b"][1][:-4])
@@ -305,7 +316,7 @@ def test_the_split_is_the_committed_one(dataset: str, name: str) -> None:
 
 @pytest.mark.parametrize("dataset", WRITERS)
 def test_an_unknown_split_lists_those_there_are(dataset: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"no split 'nope' of '{dataset}'.*{dataset}_holdout"):
+    with pytest.raises(ValueError, match=rf"no split 'nope' of '{dataset}'.*possible: holdout, .*kfold"):
         CLASSES[dataset](root=str(tmp_path), split="nope").setup("fit")
 
 
@@ -351,8 +362,13 @@ def test_folds_that_are_not_committed_are_drawn_from_the_masks(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "kfold"}, r"data\.split=kfold needs a fold \(data\.fold=0 to 4\)"),
-        ({"split": "holdout", "fold": 1}, "any other split takes none"),
+        ({"split": "kfold"}, r"data\.split=kfold needs a fold: data\.fold=0 to 4"),
+        (
+            {"split": "holdout", "fold": 1},
+            "data.fold and data.n_folds belong to data.split=kfold, and this is data.split=holdout",
+        ),
+        ({"split": "holdout", "n_folds": 3}, "belong to data.split=kfold"),
+        ({"split": "holdout", "download": "maybe"}, "data.download=maybe is neither true nor false"),
         ({"split": "kfold", "fold": 5}, r"set data\.fold to one of 0 to 4"),
     ],
 )
@@ -607,8 +623,13 @@ def test_a_dataset_of_one_s_own_needs_its_pairs_alone(tmp_path: Path) -> None:
         def make_split(self) -> Split:
             return Split("mine", "mine", {"train": ("a", "b"), "val": ("c",)})
 
-    source = Mine(root=str(tmp_path), size=32, batch_size=2, num_workers=0)
+    options: dict[str, Any] = {"root": str(tmp_path), "size": 32, "batch_size": 2, "num_workers": 0}
+    source = Mine(split="mine", **options)
     assert [sorted(batch["id"]) for batch in batches(source)] == [["a", "b"], ["c"]]
+    with pytest.raises(ValueError, match=r"data\.split=foo: .*no such split\. Possible: mine, kfold"):
+        Mine(split="foo", **options).setup("fit")
+    folds = [Mine(split="kfold", fold=fold, n_folds=3, **options).parts["test"] for fold in range(3)]
+    assert sorted(folds) == [("a",), ("b",), ("c",)]
 
 
 @pytest.mark.parametrize(

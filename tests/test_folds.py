@@ -178,7 +178,7 @@ def test_the_committed_folds_are_these(dataset: str) -> None:
 
 def test_committed_folds_lie_beside_the_splits() -> None:
     assert available_splits("glas") == ["holdout", "official"]
-    with pytest.raises(ValueError, match=r"no split 'kfold5' of 'glas'; .*glas_holdout, glas_official"):
+    with pytest.raises(ValueError, match="no split 'kfold5' of 'glas'; possible: holdout, official, kfold"):
         load_split("glas", "kfold5")
     with pytest.raises(ValueError, match="not such a manifest"):
         read_split(MANIFESTS / "glas_kfold5.json")

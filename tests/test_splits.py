@@ -163,7 +163,7 @@ def test_load_split_verifies_the_hash(tmp_path: Path, monkeypatch: pytest.Monkey
     ("dataset", "name"), [("glas", "oficial"), ("glas", "../manifests/glas_official"), ("x", "holdout")]
 )
 def test_an_unknown_split_lists_the_known_ones(dataset: str, name: str) -> None:
-    with pytest.raises(ValueError, match=r"glas_holdout, glas_official, .*kvasir_seg_official"):
+    with pytest.raises(ValueError, match=r"possible: .*kfold"):
         load_split(dataset, name)
 
 

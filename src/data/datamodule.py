@@ -13,6 +13,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader
 
 from src.data.cache import Faults
+from src.data.checks import header_faults, mixed_masks
 from src.data.pairs import PairingError
 from src.data.sampler import EpochSampler
 from src.data.samples import SampleDataset, collate, init_worker
@@ -80,10 +81,12 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
                 self.require(part)
             except ValueError as error:
                 faults.append(str(error))
+        if self.foreground == "auto" and self.on_disk:
+            faults += mixed_masks(self.pairs)
         if self.on_disk and not self.cache:
             parts = ["train", "val", *self.tests_on_disk()]
             there = self.ids_on_disk()
-            faults += self.header_faults([id_ for part in parts for id_ in self.parts[part] if id_ in there])
+            faults += header_faults(self.pairs[id_] for part in parts for id_ in self.parts[part] if id_ in there)
         if len(faults) == 1:
             raise ValueError(faults[0])
         if faults:

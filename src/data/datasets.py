@@ -111,12 +111,7 @@ class Folder(SegmentationDataModule):
     def groups(self) -> dict[str, str]:
         return read_groups(self.groups_file, self.pairs) if self.groups_file else {}
 
-    def ids_to_fold(self) -> Sequence[str]:
-        return list(self.pairs)
-
     def make_split(self) -> Split:
-        if self.fold is not None:
-            return super().make_split()
         return holdout(self.pairs, name=self.split_name, dataset=self.dataset, groups=self.groups(), **self.fractions)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from src.data.foreground import checked_rule, to_foreground
+from src.data.foreground import checked_rule, kind_of, to_foreground
 
 MAX_PIXELS = 64_000_000  # a 130 KB file can declare 1 Gpx; checked in the header, before anything is decoded
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # nothing else is even tried: EPS would start Ghostscript
@@ -95,6 +95,13 @@ def read_mask(path: str | Path, foreground: str | Mapping[Any, int]) -> npt.NDAr
             _refuse_inverted_palette(image, path)
         is_lossy = image.format in LOSSY_FORMATS
     return to_foreground(labels, rule, is_lossy=is_lossy, path=path)
+
+
+def mask_kind(path: str | Path) -> str | None:
+    """See `kind_of` in src.data.foreground. ValueError: as `read_labels`."""
+    with _opened(path) as image:
+        is_lossy = image.format in LOSSY_FORMATS
+        return kind_of(_labels(image, path), is_lossy=is_lossy)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

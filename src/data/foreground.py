@@ -50,6 +50,17 @@ def to_foreground(
     return (labels > (127 if rule == "threshold" else 0)).astype(np.uint8)
 
 
+def kind_of(labels: npt.NDArray[Any], *, is_lossy: bool) -> str | None:
+    """What a mask looks like to "auto": lossy, 0 and 255, or labels ({0, 1} are such); None for an empty one.
+
+    A dataset has one kind; where two meet, "auto" would read them by two rules in silence.
+    """
+    highest = labels.max(initial=0)
+    if is_lossy:
+        return "lossy"
+    return None if highest == 0 else "0 and 255" if highest == 255 and set(np.unique(labels)) <= {0, 255} else "labels"
+
+
 def _counts(labels: npt.NDArray[Any], path: str | Path) -> dict[int, int]:
     """How often each value occurs, by rising value."""
     if labels.dtype in (np.bool_, np.uint8, np.uint16):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from src.data.cache import PixelStore, open_store
+from src.data.checks import differ
 from src.data.decode import image_size, read_image, read_labels, read_mask
 from src.data.duplicates import SEARCH
 from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
@@ -67,11 +68,15 @@ class DataSource:
     ):
         if size < 32:
             raise ValueError(f"data.size={size} must be at least 32.")
-        if (split == KFOLD) != (fold is not None):
+        if split == KFOLD and fold is None:
+            raise ValueError(f"data.split={KFOLD} needs a fold: data.fold=0 to {n_folds - 1}.")
+        if split != KFOLD and (fold is not None or n_folds != DEFAULT_FOLDS):
             raise ValueError(
-                f"data.split={split} with data.fold={fold}: data.split=kfold needs a fold (data.fold=0 to "
-                f"{n_folds - 1}), any other split takes none."
+                f"data.fold and data.n_folds belong to data.split={KFOLD}, and this is data.split={split}."
             )
+        for name, value in (("download", download), ("allow_leaks", allow_leaks)):
+            if not isinstance(value, bool):
+                raise ValueError(f"data.{name}={value} is neither true nor false.")
         self.root, self.size, self.split_name = Path(root), (size, size), split
         self.fold, self.n_folds, self.download = fold, n_folds, download
         self.allow_leaks = allow_leaks
@@ -85,15 +90,17 @@ class DataSource:
         raise NotImplementedError
 
     def make_split(self) -> Split:
-        """The split called `split`: a committed manifest, or made of folds, unless a dataset makes its own."""
-        return self._kfold() if self.fold is not None else load_split(self.dataset, self.split_name)
+        """The split called `split` where it is not kfold: a committed manifest unless a dataset makes its own."""
+        return load_split(self.dataset, self.split_name)
 
     def groups(self) -> dict[str, str]:
         """id -> what may not be torn by a split (patient, near-duplicates), of the ids that belong to any."""
         return near_duplicates(self.dataset)
 
     def ids_to_fold(self) -> Sequence[str]:
-        """The ids that folds are drawn from: those of the committed folds, so never an official test image."""
+        """The ids that folds are drawn from: those of the committed folds, so no official test image; else all."""
+        if DEFAULT_FOLDS not in available_folds(self.dataset):
+            return list(self.pairs)
         return [id_ for members in load_folds(self.dataset, DEFAULT_FOLDS) for id_ in members]
 
     def ids_on_disk(self) -> set[str]:
@@ -102,10 +109,10 @@ class DataSource:
     def load(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Native-size image (H, W, 3) uint8 and mask (H, W) uint8 of 0 and 1."""
         pair = self.pairs[sample_id]
-        image, mask = read_image(pair.image, self.intensity), read_mask(pair.mask, self.foreground)
-        if image.shape[:2] != mask.shape:
-            raise ValueError(_differ(pair, image.shape[:2], mask.shape))
-        return image, mask
+        image = read_image(pair.image, self.intensity)
+        if image.shape[:2] != (size := image_size(pair.mask)):  # before the values: they may be off for that reason
+            raise ValueError(differ(pair, image.shape[:2], size))
+        return image, read_mask(pair.mask, self.foreground)
 
     def load_labels(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         """As `load`, but with the true objects: (H, W) int, 0 the background; one object for masks without labels."""
@@ -116,20 +123,6 @@ class DataSource:
     def reading(self) -> dict[str, Any]:
         """What `load` depends on besides the files."""
         return {"foreground": self.foreground, "intensity": self.intensity}
-
-    def header_faults(self, ids: Sequence[str]) -> list[str]:
-        """What is wrong with the files as far as their headers tell: unreadable, or a mask of another size."""
-        faults = []
-        for sample_id in ids:
-            pair = self.pairs[sample_id]
-            try:
-                image, mask = image_size(pair.image), image_size(pair.mask)
-            except ValueError as error:
-                faults.append(str(error))
-                continue
-            if image != mask:
-                faults.append(_differ(pair, image, mask))
-        return faults
 
     # -- pixels -----------------------------------------------------------------------------------
 
@@ -168,7 +161,12 @@ class DataSource:
     def split(self) -> Split:
         """Made on first use; may be set to score by another run's split."""
         self._fetch()
-        return self.make_split()
+        split = self._kfold() if self.fold is not None else self.make_split()
+        if self.fold is None and split.name != self.split_name:
+            raise ValueError(
+                f"data.split={self.split_name}: {self.dataset} has no such split. Possible: {split.name}, {KFOLD}."
+            )
+        return split
 
     def _fetch(self) -> None:
         if self.download:
@@ -317,10 +315,3 @@ def _view_of(
     load: Callable[[str], tuple[np.ndarray, np.ndarray]], kind: str, size: tuple[int, int], sample_id: str
 ) -> tuple[np.ndarray, np.ndarray]:
     return view(*load(sample_id), kind, size)
-
-
-def _differ(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> str:
-    return (
-        f"{pair.id}: the image is {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]} ({pair.image}, {pair.mask}). "
-        "Give both the same size."
-    )

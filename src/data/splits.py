@@ -94,7 +94,7 @@ def load_split(dataset: str, name: str) -> Split:
     if name not in available_splits(dataset):
         hint = "; isic2018 official is read from the archive folders" if (dataset, name) == _FROM_FOLDERS else ""
         raise ValueError(
-            f"no split {name!r} of {dataset!r}{hint}; committed are, as <dataset>_<name>, {', '.join(_committed('*'))}"
+            f"no split {name!r} of {dataset!r}{hint}; possible: {', '.join([*available_splits(dataset), 'kfold'])}"
         )
     return read_split(MANIFESTS / f"{dataset}_{name}.json")
 

@@ -1,0 +1,51 @@
+"""What is wrong with the files of a dataset as a whole, beyond what reading each of them tells."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from src.data.decode import image_size, mask_kind
+from src.data.pairs import Pair, listed
+from src.progress import in_threads
+
+
+def header_faults(pairs: Iterable[Pair]) -> list[str]:
+    """What is wrong with the files as far as their headers tell: unreadable, or a mask of another size."""
+    faults = []
+    for pair in pairs:
+        try:
+            image, mask = image_size(pair.image), image_size(pair.mask)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if image != mask:
+            faults.append(differ(pair, image, mask))
+    return faults
+
+
+def mixed_masks(pairs: Mapping[str, Pair]) -> list[str]:
+    """What is wrong if the masks are of several kinds, which the rule "auto" would read by several rules."""
+
+    def kind(pair: Pair) -> str | None:
+        with suppress(ValueError):  # an unreadable one is named elsewhere
+            return mask_kind(pair.mask)
+        return None
+
+    ids_of: dict[str, list[str]] = {}
+    for id_, found in zip(pairs, in_threads(kind, list(pairs.values()), "looking at masks"), strict=True):
+        if found:
+            ids_of.setdefault(found, []).append(id_)
+    if len(ids_of) < 2:
+        return []
+    most = max(ids_of, key=lambda kind: len(ids_of[kind]))
+    others = "; ".join(f"{kind}: {listed(ids)}" for kind, ids in ids_of.items() if kind != most)
+    return [
+        f"data.mask=auto meets masks of several kinds: {len(ids_of[most])} of kind {most!r}, but {others}. Save "
+        "them alike, or say how all are to be read: data.mask=binary, threshold, instances, or {value: 0 or 1, ...}"
+    ]
+
+
+def differ(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> str:
+    return (
+        f"{pair.id}: the image is {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]} ({pair.image}, {pair.mask}). "
+        "Give both the same size."
+    )
