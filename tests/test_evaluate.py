@@ -1,8 +1,11 @@
 """Scoring a finished run again, on its own and on other data."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -108,6 +111,79 @@ def test_the_command_prints_and_writes_what_it_found(trained_run: Path, tmp_path
     part, n = ("all", 3) if other else ("val", 5)
     assert f"│ {part}" in shown.stdout and len(read_csv(tmp_path / "out" / "per_image.csv")) == n
     assert (tmp_path / "out" / "figures" / "overlays.png").is_file()
+
+
+# ---- the threshold
+
+
+def test_the_threshold_is_chosen_on_val_and_used_by_all(trained_run: Path) -> None:
+    run = RunDir(trained_run)
+    chosen = run.threshold()
+    evaluation = evaluate_run(trained_run)
+    split = evaluation.source.split
+    assert chosen["chosen_on"] == "val" and chosen["n"] == len(split.parts["val"])
+    assert chosen["split_hash"] == split.sha256
+    assert chosen["dice"][f"{chosen['threshold']:g}"] == max(chosen["dice"].values())
+    assert load_segmenter(trained_run).threshold == chosen["threshold"] == evaluation.protocol["threshold_value"]
+    # what the curve says of a threshold is what scoring with it gives, on val and nowhere else
+    for threshold in (0.1, chosen["threshold"], 0.9):
+        given = evaluate_run(trained_run, parts=["val"], threshold=threshold, metrics=["overlap"])
+        assert given.scores["val"]["dice"] == pytest.approx(chosen["dice"][f"{threshold:g}"], abs=1e-9)
+
+
+def test_a_given_threshold_is_another_protocol(trained_run: Path) -> None:
+    chosen = evaluate_run(trained_run, parts=["val"])
+    given = evaluate_run(trained_run, parts=["val"], threshold=0.7)
+    assert chosen.protocol["threshold"] == "chosen on val" and given.protocol["threshold"] == 0.7
+    assert chosen.protocol["id"] != given.protocol["id"]
+
+
+def test_a_run_without_a_threshold_is_cut_at_a_half(trained_run: Path, tmp_path: Path) -> None:
+    older = tmp_path / "run"
+    shutil.copytree(trained_run, older)
+    RunDir(older).threshold_file.unlink()
+    evaluation = evaluate_run(older, parts=["val"])
+    assert evaluation.protocol["threshold"] == evaluation.protocol["threshold_value"] == 0.5
+
+
+# ---- protocols and metrics
+
+
+def test_every_row_says_how_it_came_about(trained_run: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    own, other = evaluate_run(trained_run), evaluate_run(trained_run, data=data)
+    for evaluation, dataset in ((own, "synthetic"), (other, "folder")):
+        told = {(row["dataset"], row["trained_on"], row["protocol"]) for row in evaluation.rows}
+        assert told == {(dataset, "synthetic", evaluation.protocol["id"])}
+    assert own.protocol["id"] == RunDir(trained_run).metrics()["protocol"]["id"] != other.protocol["id"]
+
+
+def test_what_changes_scores_changes_the_protocol(trained_run: Path) -> None:
+    def id_of(**settings: Any) -> str:
+        return evaluate_run(trained_run, parts=["val"], **settings).protocol["id"]
+
+    usual = id_of()
+    assert id_of(device="cpu") == id_of(lens=True) == usual
+    assert len({usual, id_of(tau=1.0), id_of(metrics=["overlap"]), id_of(metrics=["objects"], min_object_area=9)}) == 4
+
+
+def test_metrics_by_name(trained_run: Path) -> None:
+    scores = evaluate_run(trained_run, parts=["val"], metrics=["isic", "objects"]).scores["val"]
+    assert {"dice", "threshold_jaccard", "object_f1"} <= scores.keys() and "hd95" not in scores
+    with pytest.raises(ValueError, match=r"metrics=\['hd'\] are not known"):
+        evaluate_run(trained_run, metrics=["hd"])
+
+
+def test_strata_calibration_and_lens_are_written(trained_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "src.evaluate", f"run={trained_run}", f"out={tmp_path}", "parts=val", "lens=true"]
+    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert "MALUNet" in shown.stdout and "calibration error" in shown.stdout and "inside the image" in shown.stdout
+    assert {row["part"] for row in read_csv(tmp_path / "strata.csv")} == {"val"}
+    assert len(read_csv(tmp_path / "lens.csv")) == 6 and (tmp_path / "figures" / "worst.png").is_file()
+    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
+    assert 0 <= written["calibration"]["val"]["ece"] <= 1 and written["lens"]["val"][0]["iou"] > 0
 
 
 def test_the_command_without_a_run_says_so() -> None:

@@ -219,7 +219,7 @@ def test_the_lens_by_hand() -> None:
     pooled_iou = 32768 / (32768 + 128)
     pooled_dice = 2 * 32768 / (2 * 32768 + 128)
     background = (131072 - 32768 - 128) / (131072 - 32768)
-    assert table["this project"] == table["PraNet and many others"] == (0.5, 0.5)
+    assert table["this project"] == table["a common shortcut"] == (0.5, 0.5)
     assert table["MALUNet, EGE-UNet"] == pytest.approx((pooled_dice, pooled_iou))
     assert table["UNeXt"] == pytest.approx((pooled_dice, pooled_iou))  # one batch
     assert table["mIoU of semantic segmentation"][1] == pytest.approx((pooled_iou + background) / 2)
