@@ -5,11 +5,13 @@ python -m src.audit data=kvasir_seg against=folder against.root=other_polyps
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
@@ -20,10 +22,21 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 
     from src.data.findings import Finding
     from src.data.source import DataSource
-    from src.data.survey import Look
+    from src.data.survey import Look, Survey
 
 OTHER = "against:"  # before the ids of the other dataset, which may be named like those of this one
-SHOWN = 20  # findings printed of each severity; the files have all
+SHOWN, FEW = 20, 3  # leaks and faults printed of each severity, and images of a note; the files have all
+
+
+@dataclass
+class Other:
+    """A second dataset: `compared` images of it with `to` of the first, and `pairs` of them were found in both."""
+
+    source: "DataSource"
+    name: str
+    compared: int
+    to: int
+    pairs: int
 
 
 @dataclass
@@ -31,19 +44,41 @@ class Audit:
     """`looks`: one per pair of files; `part_of`: id -> part of the split; `source` and `other`: where pictures are."""
 
     source: "DataSource"
-    other: "DataSource | None"
+    name: str
     looks: "list[Look]"
     part_of: dict[str, str]
     findings: "list[Finding]"
+    other: Other | None = None
 
     @property
-    def name(self) -> str:
-        return self.source.dataset + (f" against {self.other.dataset}" if self.other else "")
+    def title(self) -> str:
+        return self.name + (f" against {self.other.name}" if self.other else "")
+
+    @property
+    def folder(self) -> Path:
+        """Where it goes by default: other splits and other datasets have another."""
+        names = [self.name, self.source.split.name] + (["against", self.other.name] if self.other else [])
+        return Path("audits") / "-".join(names).replace("/", "_")
+
+    @property
+    def comparison(self) -> str:
+        from src.data.findings import counted
+
+        if not self.other:
+            return ""
+        theirs = f"{counted(self.other.compared, 'image')} of {self.other.name} ({self.other.source.root})"
+        pairs = counted(self.other.pairs, "pair")
+        return f"{theirs} compared with {self.other.to} of {self.name}: {pairs} in common"
 
     @property
     def spoils(self) -> bool:
-        """Whether anything found would spoil a score."""
-        return any(finding.severity != "note" for finding in self.findings)
+        """Whether anything found would spoil a score that its owner can mend."""
+        from src.data.findings import SPOILING
+
+        return any(finding.severity in SPOILING for finding in self.findings)
+
+    def of(self, severity: str) -> "list[Finding]":
+        return [finding for finding in self.findings if finding.severity == severity]
 
     def kinds(self) -> dict[str, Counter[str]]:
         """severity -> how often each kind of finding."""
@@ -59,7 +94,7 @@ class Audit:
             looks = [look for look in self.looks if look.height and self.part_of.get(look.id, "") == part]
             areas = [look.area for look in looks if look.area is not None]
             if looks:
-                size = f"{median(look.height for look in looks):g} x {median(look.width for look in looks):g}"
+                size = f"{median(look.height for look in looks):.0f} x {median(look.width for look in looks):.0f}"
                 area = (
                     [f"{100 * value:.3g} %" for value in (median(areas), min(areas), max(areas))] if areas else [""] * 3
                 )
@@ -67,71 +102,92 @@ class Audit:
         return table
 
     def picture(self, id_: str) -> "np.ndarray":
-        return _picture(id_, self.source, self.other)
+        return _picture_of(self.source, self.other.source if self.other else None)(id_)
 
     def rows(self) -> list[dict[str, Any]]:
         return [{"id": look.id, "part": self.part_of.get(look.id, ""), **asdict(look)} for look in self.looks]
 
     def summary(self) -> dict[str, Any]:
-        split = self.source.split
+        split, other = self.source.split, self.other
         return {
+            "name": self.name,
             "dataset": self.source.dataset,
             "root": str(self.source.root),
             "split": split.name,
             "split_hash": split.sha256,
-            "against": str(self.other.root) if self.other else None,
+            "against": {
+                "name": other.name,
+                "root": str(other.source.root),
+                "images": other.compared,
+                "compared_with": other.to,
+                "pairs_in_common": other.pairs,
+            }
+            if other
+            else None,
             "images": len(self.looks),
             "counts": dict(Counter(finding.severity for finding in self.findings)),
             "findings": [finding._asdict() for finding in self.findings],
         }
 
 
-def examine(source: "DataSource", other: "DataSource | None" = None) -> Audit:
-    """Reads everything once. ValueError: nothing to read, or no such split."""
+def examine(source: "DataSource", other: "DataSource | None" = None, name: str = "", other_name: str = "") -> Audit:
+    """Reads everything once; the names are what the datasets are called. ValueError: nothing to read, no such split."""
     from src.data.duplicates import copies, near_duplicates
     from src.data.findings import (
         FAULT,
         NOTE,
         SEVERITIES,
+        UNPAIRED,
         Finding,
-        against_findings,
         leak_findings,
         look_findings,
         match_findings,
+        singular,
     )
     from src.data.leaks import shared_groups
     from src.data.survey import survey
 
-    def picture(id_: str) -> "np.ndarray":
-        return _picture(id_, source, other)
-
-    findings = [Finding(FAULT, "unpaired files", fault) for fault in _pairing_faults(source)]
-    findings += [Finding(NOTE, "split", note) for note in source.notes(test=True)]
+    findings = [Finding(FAULT, UNPAIRED, fault) for fault in _pairing_faults(source)]
+    findings += [Finding(NOTE, "split", singular(note)) for note in source.notes(test=True)]
     groups, unknown = _groups(source)
     findings += [Finding(FAULT, "groups unknown", text) for text in unknown]
-    findings += leak_findings(list(shared_groups(source.parts, groups)), source.split.name)
+    findings += leak_findings(list(shared_groups(source.parts, groups)), source.split.name, source.dataset)
 
     part_of = {id_: part for part, ids in source.parts.items() for id_ in ids}
     here = survey(source)
-    findings += look_findings(here.looks, part_of)
-    matches = copies(here.digest_of) + near_duplicates(here.thumbs, list(here.digest_of), picture=picture)
-    findings += match_findings(matches, source.parts, here.digest_of, source.split.name)
+    findings += look_findings(here.looks, part_of, source.foreground)
+    matches = copies(here.digest_of)
+    matches += near_duplicates(here.thumbs, list(here.digest_of), picture=_picture_of(source, other))
+    findings += match_findings(matches, source.parts, here.digest_of, source.split.name, source.dataset)
+    audit = Audit(source, name or source.dataset, here.looks, part_of, findings)
     if other is not None:
-        findings += [Finding(FAULT, "unpaired files", OTHER + fault) for fault in _pairing_faults(other)]
-        there = survey(other, prefix=OTHER)
-        name = OTHER + other.dataset
-        seen = look_findings(there.looks, {look.id: name for look in there.looks})
-        findings += [finding for finding in seen if finding.severity == FAULT]
-        others = there.thumbs, list(there.digest_of)
-        matches = copies(here.digest_of, there.digest_of)
-        matches += near_duplicates(here.thumbs, list(here.digest_of), others, picture=picture)
-        findings += against_findings(matches, part_of, here.digest_of | there.digest_of, name)
+        _compare(audit, here, other, other_name or other.dataset)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Audit(source, other, here.looks, part_of, findings)
+    return audit
+
+
+def _compare(audit: Audit, here: "Survey", other: "DataSource", name: str) -> None:
+    """Adds what spoils a score of training on one dataset and testing on the other."""
+    from src.data.duplicates import copies, near_duplicates
+    from src.data.findings import FAULT, UNPAIRED, Finding, against_findings, look_findings
+    from src.data.survey import survey
+
+    where = OTHER + name
+    audit.findings += [Finding(FAULT, UNPAIRED, f"{fault} (in {where})") for fault in _pairing_faults(other)]
+    there = survey(other, prefix=OTHER)
+    seen = look_findings(there.looks, {look.id: where for look in there.looks}, other.foreground)
+    audit.findings += [finding for finding in seen if finding.severity == FAULT]
+    others = there.thumbs, list(there.digest_of)
+    matches = copies(here.digest_of, there.digest_of)
+    matches += near_duplicates(here.thumbs, list(here.digest_of), others, picture=_picture_of(audit.source, other))
+    common = against_findings(matches, audit.part_of, here.digest_of | there.digest_of, where)
+    audit.findings += common
+    audit.other = Other(other, name, len(there.digest_of), len(here.digest_of), len(common))
 
 
 def _pairing_faults(source: "DataSource") -> list[str]:
     """What has no partner; `source.pairs` then holds what has. ValueError: nothing has."""
+    from src.data.findings import singular
     from src.data.pairs import PairingError
 
     try:
@@ -144,7 +200,7 @@ def _pairing_faults(source: "DataSource") -> list[str]:
         if not error.pairs:
             raise
         source.pairs = error.pairs
-        return error.faults
+        return [singular(fault) for fault in error.faults]
     return []
 
 
@@ -156,12 +212,16 @@ def _groups(source: "DataSource") -> tuple[dict[str, str], list[str]]:
         return {}, [str(error)]
 
 
-def _picture(id_: str, source: "DataSource", other: "DataSource | None") -> "np.ndarray":
-    from src.data.decode import read_image
+def _picture_of(source: "DataSource", other: "DataSource | None") -> "Callable[[str], np.ndarray]":
+    """id -> native image, of either dataset."""
+    from src.data.survey import native_image
 
-    if other is not None and id_.startswith(OTHER):
-        return read_image(other.pairs[id_.removeprefix(OTHER)].image)
-    return read_image(source.pairs[id_].image)
+    def picture(id_: str) -> "np.ndarray":
+        if other is not None and id_.startswith(OTHER):
+            return native_image(other, id_.removeprefix(OTHER))
+        return native_image(source, id_)
+
+    return picture
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
@@ -179,22 +239,45 @@ def print_audit(audit: Audit) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from src.data.findings import FAULT, LEAK, tally
+
     console = Console(width=max(110, Console().width))
-    table = Table(title=f"{audit.name}, split {audit.source.split.name}", title_justify="left")
+    table = Table(title=escape(f"{audit.title}, split {audit.source.split.name}"), title_justify="left")
     for column in ("part", "images", "height x width (median)", "lesion area (median)", "smallest", "largest", "empty"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for row in audit.parts_table():
         table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
-    for severity, kinds in audit.kinds().items():
-        console.print(f"{severity}s: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    for severity in ("leak", "fault"):
-        found = [finding for finding in audit.findings if finding.severity == severity]
-        for finding in found[:SHOWN]:
-            who = " and ".join(f"{id_} ({part or 'no part'})" for id_, part in finding.images)
-            console.print(f"{severity}: {who} {finding.text}".replace("  ", " "), markup=False, highlight=False)
-        if len(found) > SHOWN:
-            console.print(f"... and {len(found) - SHOWN} more {severity}s in audit.json")
+    lines = [audit.comparison] if audit.other else []
+    lines += [tally(audit.of(severity)) for severity in (LEAK, FAULT) if audit.of(severity)]
+    for severity in (LEAK, FAULT):
+        lines += _lines(audit.of(severity))
+    for line in [*lines, *_published_lines(audit), *_note_lines(audit)]:
+        console.print(line, markup=False, highlight=False)
+
+
+def _lines(found: "list[Finding]") -> list[str]:
+    """Of one severity: a line each, the first SHOWN."""
+    lines = []
+    for finding in found[:SHOWN]:
+        who = " and ".join(f"{id_} ({part or 'no part'})" for id_, part in finding.images)
+        lines.append(": ".join(text for text in (finding.severity, who, finding.text) if text))
+    if len(found) > SHOWN:
+        lines.append(f"... and {len(found) - SHOWN} more {found[0].severity}s in audit.json")
+    return lines
+
+
+def _published_lines(audit: Audit) -> list[str]:
+    from src.data.findings import PUBLISHED, PUBLISHED_SO, tally, told
+
+    found = audit.of(PUBLISHED)
+    return [f"{tally(found)}; {PUBLISHED_SO}", *(f"  {text}" for text in told(found, SHOWN))] if found else []
+
+
+def _note_lines(audit: Audit) -> list[str]:
+    from src.data.findings import NOTE, told
+
+    return [f"note: {text}" for text in told(audit.of(NOTE), FEW)]
 
 
 def _run(cfg: DictConfig) -> None:
@@ -202,11 +285,12 @@ def _run(cfg: DictConfig) -> None:
 
     if not cfg.get("data"):
         raise ConfigError("which dataset? For example python -m src.audit data=kvasir_seg")
+    choices = HydraConfig.get().runtime.choices
     with user_errors():
         source = instantiate(plain(cfg.data))
         other = instantiate(plain(cfg.against)) if cfg.get("against") else None
-        audit = examine(source, other)
-    folder = Path(cfg.out or Path("audits") / source.dataset)
+        audit = examine(source, other, name=str(choices["data"]), other_name=str(choices["against"]))
+    folder = Path(cfg.out or audit.folder)
     write_audit(audit, folder)
     print_audit(audit)
     print(f"pictures, rows and findings: {folder / 'audit.html'}")

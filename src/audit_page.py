@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.data.decode import read_image, read_mask
-from src.data.duplicates import PICTURE
-from src.data.findings import KINDS, SEVERITIES, has_speck
+from src.data.decode import read_mask
+from src.data.duplicates import CERTAIN, PICTURE
+from src.data.findings import GROUPS, LEAK, NOTE, PUBLISHED, PUBLISHED_SO, SEVERITIES, has_speck, tally
 from src.figures import TRUTH, outline
 
 if TYPE_CHECKING:
@@ -39,15 +39,19 @@ def page(audit: "Audit") -> str:
         "Most holes": sorted((look for look in seen if look.holes), key=lambda look: -look.holes),
         "Most objects": sorted((look for look in seen if look.objects > 1), key=lambda look: -look.objects),
     }
-    of = {severity: [f for f in audit.findings if f.severity == severity] for severity in SEVERITIES}
-    patients = [f for f in of["leak"] if f.kind == KINDS["group"]]  # pictures of one patient prove nothing
-    pairs = {s: [f for f in of[s] if len(f.images) == 2 and f not in patients] for s in ("leak", "note")}
+    of = {severity: audit.of(severity) for severity in SEVERITIES}
+    groups = {s: [f for f in of[s] if f.kind in GROUPS] for s in (LEAK, PUBLISHED)}  # pictures of these prove nothing
+    pairs = {s: [f for f in of[s] if len(f.images) == 2 and f.kind not in GROUPS] for s in (LEAK, PUBLISHED, NOTE)}
     return environment.get_template("audit_page.html.j2").render(
         audit=audit,
         of=of,
         pairs={severity: [_shown(f, audit) for f in found[:PAIRS]] for severity, found in pairs.items()},
         more={severity: max(0, len(found) - PAIRS) for severity, found in pairs.items()},
-        patients=patients,
+        groups=groups,
+        tally={severity: tally(found) for severity, found in of.items()},
+        published_so=PUBLISHED_SO,
+        certain=CERTAIN,
+        in_train=sum(all(part == "train" for _, part in f.images) for f in pairs[NOTE]),
         texts=[finding for finding in of["note"] if len(finding.images) < 2],
         masks={title: [_outlined(look, audit) for look in looks[:MASKS]] for title, looks in shown.items() if looks},
         bars=_bars(seen),
@@ -68,7 +72,7 @@ def _shown(finding: "Finding", audit: "Audit") -> dict[str, Any]:
 
 def _outlined(look: "Look", audit: "Audit") -> tuple["Look", str]:
     pair = audit.source.pairs[look.id]
-    image, mask = _small(read_image(pair.image)), read_mask(pair.mask, audit.source.foreground)
+    image, mask = _small(audit.picture(look.id)), read_mask(pair.mask, audit.source.foreground)
     small_mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     return look, _jpeg(outline(image, small_mask, TRUTH))
 

@@ -1,6 +1,7 @@
 """The audit of a dataset: what spoils a score is named and gives exit code 1, a bad file does not end it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.audit import Audit, examine, write_audit
+from src.audit import Audit, examine, print_audit, write_audit
 from src.data.datasets import Folder, GlaS, Synthetic
+from src.data.findings import Finding, leak_findings, look_findings, singular, tally
+from src.data.leaks import Leak
+from src.data.survey import Look
 from src.files import read_csv
 
 from .conftest import REPO
@@ -50,9 +54,25 @@ def write_and_read(audit: Audit, folder: Path) -> str:
     return (folder / "audit.html").read_text()
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "src.audit", *arguments]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def flat(text: str) -> str:
+    """Without the line ends of the console."""
+    return " ".join(text.split())
+
+
+def glas(root: Path, **patient_of: str) -> GlaS:
+    """Three of the official images on disk; every image a patient of its own, but for those given."""
+    ids = [*(f"train_{n}" for n in range(1, 86)), *(f"testA_{n}" for n in range(1, 61))]
+    ids += [f"testB_{n}" for n in range(1, 21)]
+    patients = {id_: str(n) for n, id_ in enumerate(ids)} | patient_of
+    pairs = {id_: (scene(n), (labels_of(n) > 0).astype(np.uint8)) for n, id_ in enumerate(ids[:3])}
+    write_glas(root, False, pairs, patients)
+    return GlaS(root=str(root))
 
 
 def test_clean_data_ends_with_0_and_is_described(tmp_path: Path) -> None:
@@ -80,12 +100,55 @@ def test_a_leak_and_the_other_dataset_end_with_1(tmp_path: Path) -> None:
     place = f"data.root={source.root}", f"against.root={other.root}", f"out={tmp_path / 'out'}"
     ended = run("data=folder", "against=folder", *place)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
-    assert f"{train} (train) and {test} (test) near-duplicates in train and test" in ended.stdout
-    assert "against:p02" in ended.stdout and "same pixels in both datasets" in " ".join(ended.stdout.split())
+    printed = flat(ended.stdout)
+    assert f"leak: {train} (train) and {test} (test): near-duplicates in train and test" in printed
+    assert "against:p02 (against:folder): same pixels in both datasets" in printed
+    assert "2 leaks: 1 pair of near-duplicates, 1 pair of the same pixels" in printed and "1 unusable file " in printed
+    assert f"3 images of folder ({other.root}) compared with 10 of folder: 1 pair in common" in printed
     report = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert report["counts"] == {"leak": 2, "fault": 1} and report["against"] == str(other.root)
+    assert report["counts"] == {"leak": 2, "fault": 1} and report["against"]["root"] == str(other.root)
     page = (tmp_path / "out" / "audit.html").read_text()
-    assert train in page and "against:p02" in page
+    assert train in page and "against:p02" in page and "below 0.87 were confirmed" in page
+
+
+def test_nothing_in_common_is_said_too(tmp_path: Path) -> None:
+    source, other = folder(tmp_path / "mine"), folder(tmp_path / "other", IDS[:4], seed=50)
+    audit = examine(source, other, name="my_polyps", other_name="theirs")
+    said = f"4 images of theirs ({other.root}) compared with 10 of my_polyps: 0 pairs in common"
+    assert said in write_and_read(audit, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "audit.json").read_text())
+    counts = {"images": 4, "compared_with": 10, "pairs_in_common": 0}
+    assert report["against"] == {"name": "theirs", "root": str(other.root), **counts}
+
+
+def test_configs_splits_and_others_have_folders_of_their_own(tmp_path: Path) -> None:
+    source = folder(tmp_path / "mine")
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "my_polyps.yaml").write_text(f"defaults: [folder, _self_]\nroot: {source.root}\n")
+    chosen = f"--config-dir={tmp_path / 'conf'}", "data=my_polyps", "data.split=kfold", "data.fold=1"
+    ended = run(*chosen, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    page = (tmp_path / "audits" / "my_polyps-kfold5-1" / "audit.html").read_text()
+    assert "<h1>Audit of my_polyps</h1>" in page and "my_polyps, split kfold5-1" in ended.stdout
+    audit = examine(source, source, name="my_polyps", other_name="kvasir_seg")
+    assert audit.folder == Path("audits/my_polyps-holdout-against-kvasir_seg")
+
+
+def test_deep_images_are_read_with_the_range_of_their_source(tmp_path: Path) -> None:
+    def deep(root: Path, low: int, high: int) -> Folder:
+        folder(root)
+        for path in (root / "images").iterdir():
+            grey = np.asarray(Image.open(path).convert("L")).astype(np.float64) / 255
+            Image.fromarray((low + grey * (high - low)).round().astype(np.uint16)).save(path)
+        return Folder(root=str(root), intensity=[low, high])
+
+    source, other = deep(tmp_path / "mine", 0, 4095), deep(tmp_path / "other", 1000, 60000)
+    audit = examine(source, other)
+    assert not [finding for finding in audit.findings if finding.severity == "fault"]
+    assert audit.other and audit.other.pairs == len(IDS)  # each found in the other's range
+    for id_ in ("p03", "against:p03"):
+        assert np.abs(audit.picture(id_).astype(int) - source.load("p03")[0]).max() <= 1
+    assert "data:image/jpeg" in write_and_read(audit, tmp_path / "out")
 
 
 def test_without_data_it_says_so() -> None:
@@ -104,6 +167,13 @@ def test_copies_across_parts_are_leaks_and_inside_a_part_notes(tmp_path: Path) -
     path_of(source, source.parts["train"][0]).write_bytes(path_of(source, train).read_bytes())
     audit = examine(source)
     assert kinds(audit) == {"note": {"same pixels": 1}} and not audit.spoils
+    assert "pairs inside train (1) weigh twice" in write_and_read(audit, tmp_path / "out")
+    folder(tmp_path)
+    first, second = (Folder(root=str(tmp_path), val=0.3, test=0.3).parts["val"])[:2]
+    path_of(source, first).write_bytes(path_of(source, second).read_bytes())
+    audit = examine(Folder(root=str(tmp_path), val=0.3, test=0.3))
+    assert kinds(audit) == {"note": {"same pixels": 1}}
+    assert "weigh twice" not in write_and_read(audit, tmp_path / "out")
 
 
 def test_bad_files_are_listed_and_end_nothing(tmp_path: Path) -> None:
@@ -120,8 +190,8 @@ def test_bad_files_are_listed_and_end_nothing(tmp_path: Path) -> None:
     holed[179, 239] = 255
     Image.fromarray(holed).save(masks / "p05.png")
     audit = examine(source)
-    assert kinds(audit) == {"fault": {"unusable file": 3}, "note": {"empty mask": 1, "specks": 1, KINDS: 1}}
-    faults = {finding.images[0][0]: finding.text for finding in audit.findings if finding.severity == "fault"}
+    assert kinds(audit) == {"fault": {"unusable file": 3, KINDS: 1}, "note": {"empty mask": 1, "specks": 1}}
+    faults = {finding.images[0][0]: finding.text for finding in audit.findings if finding.kind == "unusable file"}
     assert "not a readable" in faults["p01"] and "100x240" in faults["p02"] and "data.mask=threshold" in faults["p03"]
     look = {look.id: look for look in audit.looks}
     assert look["p03"].mask_values == 7 and look["p03"].mask_kind == "labels or grey" and look["p03"].area is None
@@ -136,18 +206,73 @@ def test_unpaired_files_are_faults_and_the_others_are_read(tmp_path: Path) -> No
     (image.parent / f"lonely{image.suffix}").write_bytes(image.read_bytes())
     audit = examine(Folder(root=str(tmp_path)))
     assert kinds(audit)["fault"] == {"unpaired files": 1} and len(audit.looks) == len(IDS)
+    assert tally(audit.of("fault")) == "1 fault: 1 image without a mask"
 
 
-def test_patients_on_two_sides_of_the_official_split_are_said_to_be_the_authors(tmp_path: Path) -> None:
-    ids = [*(f"train_{n}" for n in range(1, 86)), *(f"testA_{n}" for n in range(1, 61)), "testB_1"]
-    patients = {id_: str(n) for n, id_ in enumerate(ids)} | {"testA_1": "0"}
-    pairs = {id_: (scene(n), (labels_of(n) > 0).astype(np.uint8)) for n, id_ in enumerate(ids[:3])}
-    write_glas(tmp_path, False, pairs, patients)
-    audit = examine(GlaS(root=str(tmp_path)))
-    assert kinds(audit)["leak"] == {"same group": 1}
+def test_masks_of_several_kinds_are_a_fault_where_the_rule_is_guessed(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for number in (1, 4):
+        Image.fromarray(labels_of(number) // 255).save(tmp_path / "masks" / f"p{number:02d}.png")
+    Image.fromarray(np.zeros((180, 240), np.uint8)).save(tmp_path / "masks" / "p07.png")  # of every kind
+    audit = examine(Folder(root=str(tmp_path)))
+    (fault,) = audit.of("fault")
+    assert fault.kind == KINDS and "7 of 0 and 255 (PNG L); 2 of 0 and 1 (PNG L): p01, p04." in fault.text
+    audit = examine(Folder(root=str(tmp_path), mask="binary"))
+    assert not audit.spoils and "p01, p04" in next(f.text for f in audit.of("note") if f.kind == KINDS)
+    folder(tmp_path)
+    Image.fromarray(labels_of(1) > 0).save(tmp_path / "masks" / "p01.png")  # one bit a pixel: 0 and 1
+    assert examine(Folder(root=str(tmp_path))).spoils
+    Image.fromarray(labels_of(1)).save(tmp_path / "masks" / "p01.bmp")
+    (tmp_path / "masks" / "p01.png").unlink()
+    assert kinds(examine(Folder(root=str(tmp_path)))) == {"note": {KINDS: 1}}  # only another file type
+
+
+def test_many_masks_of_a_rarer_kind_are_counted() -> None:
+    looks = [Look(f"m{n:02d}", mask_kind="0 and 255" if n < 40 else "lossy", mask_format="PNG") for n in range(65)]
+    (finding,) = look_findings(looks, {}, "auto")
+    assert "m40, " in finding.text and "m59, ... and 5 more" in finding.text and "m00" not in finding.text
+
+
+def test_every_note_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = folder(tmp_path)
+    for id_ in IDS[:5]:
+        Image.fromarray(np.zeros((180, 240), np.uint8)).save(tmp_path / "masks" / f"{id_}.png")
+    print_audit(examine(source))
+    assert flat(capsys.readouterr().out).endswith("note: no foreground (5): p00, p01, p02, ... and 2 more")
+
+
+def test_published_leaks_are_listed_and_do_not_spoil(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit = examine(glas(tmp_path, testA_1="0", testA_2="10", testB_1="2"))
+    assert kinds(audit)["published leak"] == {"same patient": 3} and not audit.of("leak") and not audit.spoils
     assert audit.findings[0].images == (("train_1", "train"), ("testA_1", "testA"))
-    assert "published so" in audit.findings[0].text
-    assert "<strong>testA_1</strong> (testA)" in write_and_read(audit, tmp_path / "out")
+    page = write_and_read(audit, tmp_path / "out")
+    assert "<strong>testA_1</strong> (testA)" in page and page.count("published so") == 1
+    print_audit(audit)
+    printed = flat(capsys.readouterr().out)
+    assert printed.count("published so") == 1 and "3 published leaks: 3 pairs of the same patient" in printed
+    assert "same patient in train and testA (2): train_1 and testA_1, train_11 and testA_2" in printed
+
+
+def test_leaks_of_train_and_val_or_of_our_splits_spoil(tmp_path: Path) -> None:
+    parts = glas(tmp_path).parts
+    source = glas(tmp_path, **{parts["val"][0]: "p", parts["train"][0]: "p"})
+    audit = examine(source)
+    assert kinds(audit)["leak"] == {"same patient": 1} and audit.spoils
+    leak = Leak("group", "a", "train", "b", "test")
+    for split, dataset, severity, kind in (
+        ("holdout", "glas", "leak", "same patient"),
+        ("official", "kvasir_seg", "published leak", "same group"),
+    ):
+        (finding,) = leak_findings([leak], split, dataset)
+        assert (finding.severity, finding.kind) == (severity, kind)
+
+
+def test_one_is_singular() -> None:
+    assert singular("1 images without a mask: a.png") == "1 image without a mask: a.png"
+    assert singular("1 images on disk are in no part") == "1 image on disk is in no part"
+    assert singular("21 images on disk are in no part") == "21 images on disk are in no part"
+    findings = [Finding("fault", "unusable file", "bad")] * 3
+    assert tally(findings) == "3 faults: 3 unusable files" and tally(findings[:1]) == "1 fault: 1 unusable file"
 
 
 def test_names_cannot_write_html(tmp_path: Path) -> None:

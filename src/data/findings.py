@@ -1,14 +1,36 @@
 """What an audit says of a dataset: leaks, faults and notes, each with the images it is about."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from src.data.decode import LOSSY_FORMATS
 from src.data.duplicates import Match
 from src.data.leaks import KINDS, Leak, across
-from src.data.survey import LABELS, Look
+from src.data.pairs import listed
+from src.data.survey import EMPTY, LABELS, Look
 
-SEVERITIES = LEAK, FAULT, NOTE = "leak", "fault", "note"
+SEVERITIES = LEAK, FAULT, PUBLISHED, NOTE = "leak", "fault", "published leak", "note"
+SPOILING = LEAK, FAULT  # nobody who compares with papers can mend what their authors published
+PUBLISHED_SO = "the official split was published so: say it beside every score"
+PATIENT, UNPAIRED = "same patient", "unpaired files"
+GROUPS = (KINDS["group"], PATIENT)
+OF_PATIENTS = ("glas",)  # datasets whose groups are patients
 TINY_OBJECT = 20  # px; a smaller component beside a larger one is hardly a lesion
+AUTO = "data.mask=auto guesses each file's rule by its values: correct these, or set the rule that holds for all"
+IDS = 20  # of masks of a rarer kind that are listed
+COUNTED = {  # kind -> what one and many are called; unpaired files count themselves
+    KINDS["exact"]: ("1 pair of the same pixels", "{} pairs of the same pixels"),
+    KINDS["near"]: ("1 pair of near-duplicates", "{} pairs of near-duplicates"),
+    KINDS["group"]: ("1 pair of the same group", "{} pairs of the same group"),
+    PATIENT: ("1 pair of the same patient", "{} pairs of the same patient"),
+    "unusable file": ("1 unusable file", "{} unusable files"),
+    "empty mask": ("1 empty mask", "{} empty masks"),
+    "full mask": ("1 full mask", "{} full masks"),
+    "specks": ("masks with specks", "masks with specks"),
+    "split": ("1 remark on the split", "{} remarks on the split"),
+}
 
 
 class Finding(NamedTuple):
@@ -21,20 +43,57 @@ class Finding(NamedTuple):
     similarity: float | None = None
 
 
-def leak_findings(found: Sequence[Leak], split: str) -> list[Finding]:
-    """Of an official split a leak into a test part is the authors', which the text says: it stays a leak."""
+def tally(findings: Sequence[Finding]) -> str:
+    """Of one severity: "3 faults: 1 image without a mask, 2 unusable files"; empty of none."""
+    if not findings:
+        return ""
+    phrases = [finding.text.split(":")[0] for finding in findings if finding.kind == UNPAIRED]
+    for kind, count in Counter(finding.kind for finding in findings if finding.kind != UNPAIRED).items():
+        one, many = COUNTED.get(kind, (kind, kind))
+        phrases.append(one if count == 1 else many.format(count))
+    return f"{counted(len(findings), findings[0].severity)}: {', '.join(phrases)}"
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def told(findings: Sequence[Finding], shown: int) -> Iterator[str]:
+    """Every text once, with the first `shown` of the images it is about."""
+    about: dict[str, list[str]] = {}
+    for finding in findings:
+        names = about.setdefault(finding.text, [])
+        if finding.images:
+            names.append(" and ".join(id_ for id_, _ in finding.images))
+    for text, names in about.items():
+        count = f" ({len(names)})" if len(names) > 1 else ""
+        yield f"{text}{count}: {listed(names, shown)}" if names else text
+
+
+def singular(text: str) -> str:
+    """The texts of pairing and split write "1 images"."""
+    text = re.sub(r"\b1 images on disk are\b", "1 image on disk is", text)
+    return re.sub(r"\b1 (image|mask)s (?=without|on)", r"1 \1 ", text)
+
+
+def leak_findings(found: Sequence[Leak], split: str, dataset: str) -> list[Finding]:
+    """Of an official split a leak into a test part is the authors', and of a severity of its own."""
     findings = []
-    for kind, a, part_a, b, part_b, similarity in found:
-        text = f"{KINDS[kind]} in {part_a} and {part_b}"
-        if split == "official" and (part_a.startswith("test") or part_b.startswith("test")):
-            text += "; the official split was published so: say it beside every score"
-        shown = similarity if kind == "near" else None
-        findings.append(Finding(LEAK, KINDS[kind], text, ((a, part_a), (b, part_b)), shown))
+    for leak, a, part_a, b, part_b, similarity in found:
+        kind = PATIENT if leak == "group" and dataset in OF_PATIENTS else KINDS[leak]
+        published = split == "official" and (part_a.startswith("test") or part_b.startswith("test"))
+        shown = similarity if leak == "near" else None
+        text, images = f"{kind} in {part_a} and {part_b}", ((a, part_a), (b, part_b))
+        findings.append(Finding(PUBLISHED if published else LEAK, kind, text, images, shown))
     return findings
 
 
 def match_findings(
-    matches: Sequence[Match], parts: Mapping[str, Sequence[str]], digest_of: Mapping[str, str], split: str
+    matches: Sequence[Match],
+    parts: Mapping[str, Sequence[str]],
+    digest_of: Mapping[str, str],
+    split: str,
+    dataset: str,
 ) -> list[Finding]:
     """Leaks where the two images are in different parts, notes where they are not."""
     leaking = across(parts, matches, digest_of)
@@ -48,7 +107,7 @@ def match_findings(
             where = f"inside {part_of[a]}" if a in part_of and b in part_of else "one of them in no part of the split"
             places = ((a, part_of.get(a, "")), (b, part_of.get(b, "")))
             notes.append(Finding(NOTE, kind, f"{kind}, {where}", places, similarity))
-    return leak_findings(leaking, split) + notes
+    return leak_findings(leaking, split, dataset) + notes
 
 
 def against_findings(
@@ -63,8 +122,8 @@ def against_findings(
     return list(found.values())
 
 
-def look_findings(looks: Sequence[Look], part_of: Mapping[str, str]) -> list[Finding]:
-    """Files that cannot be used, and masks that a person should see."""
+def look_findings(looks: Sequence[Look], part_of: Mapping[str, str], rule: str | Mapping[Any, int]) -> list[Finding]:
+    """Files that cannot be used, and masks that a person should see; `rule` is how masks read."""
     findings = []
     for look in looks:
         image = ((look.id, part_of.get(look.id, "")),)
@@ -73,7 +132,7 @@ def look_findings(looks: Sequence[Look], part_of: Mapping[str, str]) -> list[Fin
         if look.area in (0, 1):
             kind = "full mask" if look.area else "empty mask"
             findings.append(Finding(NOTE, kind, "foreground throughout" if look.area else "no foreground", image))
-    return findings + _specks(looks) + _mixed(looks)
+    return findings + _specks(looks) + _mixed(looks, rule)
 
 
 def has_speck(look: Look) -> bool:
@@ -82,21 +141,33 @@ def has_speck(look: Look) -> bool:
 
 def _specks(looks: Sequence[Look]) -> list[Finding]:
     ids = [look.id for look in looks if has_speck(look)]
-    text = (
-        f"{len(ids)} masks hold an object of less than {TINY_OBJECT} px beside others, such as {ids[0]}" if ids else ""
-    )
-    return [Finding(NOTE, "specks", text)] if ids else []
-
-
-def _mixed(looks: Sequence[Look]) -> list[Finding]:
-    """Masks of several kinds in one dataset often are a conversion that went wrong for some."""
-    some_labels = any(look.mask_kind == LABELS for look in looks)
-    count: dict[str, list[str]] = {}
-    for look in looks:
-        if look.mask_kind:
-            kind = LABELS if look.mask_kind == "0 and 1" and some_labels else look.mask_kind  # a map of one label
-            count.setdefault(f"{kind} ({look.mask_format} {look.mask_mode})", []).append(look.id)
-    if len(count) < 2:
+    if not ids:
         return []
-    text = "; ".join(f"{len(ids)} {kind}, such as {ids[0]}" for kind, ids in count.items())
+    holds = "mask holds" if len(ids) == 1 else "masks hold"
+    text = f"{len(ids)} {holds} an object of less than {TINY_OBJECT} px beside others, such as {ids[0]}"
+    return [Finding(NOTE, "specks", text)]
+
+
+def _mixed(looks: Sequence[Look], rule: str | Mapping[Any, int]) -> list[Finding]:
+    """Masks of several kinds in one dataset often are a conversion that went wrong for some."""
+    members: dict[tuple[str, str], list[str]] = {}  # (values, file type) -> ids
+    some_labels = any(look.mask_kind == LABELS for look in looks)
+    for look in looks:
+        if look.mask_kind not in ("", EMPTY):  # an empty mask is of every kind
+            key = _values(look, some_labels), f"{look.mask_format} {look.mask_mode}"
+            members.setdefault(key, []).append(look.id)
+    if len(members) < 2:
+        return []
+    (values, files), ids = max(members.items(), key=lambda item: len(item[1]))
+    texts = [f"{len(ids)} of {values} ({files})"]
+    texts += [f"{len(m)} of {v} ({f}): {listed(m, IDS)}" for (v, f), m in members.items() if m is not ids]
+    text = "masks of several kinds: " + "; ".join(texts)
+    if rule == "auto" and len({values for values, _ in members}) > 1:
+        return [Finding(FAULT, "masks of several kinds", text + f". {AUTO}")]
     return [Finding(NOTE, "masks of several kinds", text)]
+
+
+def _values(look: Look, some_labels: bool) -> str:
+    if look.mask_format in LOSSY_FORMATS:
+        return "lossy"  # some happen to hold no other values than 0 and 255
+    return LABELS if look.mask_kind == "0 and 1" and some_labels else look.mask_kind  # a map of one label

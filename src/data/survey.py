@@ -15,6 +15,7 @@ from src.data.source import DataSource
 from src.progress import in_threads
 
 LABELS = "labels or grey"
+EMPTY = "only 0"
 
 
 @dataclass
@@ -52,6 +53,11 @@ class Survey:
     thumbs: Thumbs
 
 
+def native_image(source: DataSource, id_: str) -> npt.NDArray[np.uint8]:
+    """The one way in which an audit reads images: as training does, with the source's intensity."""
+    return read_image(source.pairs[id_].image, source.intensity)
+
+
 def survey(source: DataSource, prefix: str = "") -> Survey:
     """Reads every image and mask once; `prefix` goes before all ids."""
 
@@ -68,7 +74,7 @@ def _look(source: DataSource, pair: Pair, prefix: str) -> tuple[Look, Thumbs]:
     look, thumb = Look(prefix + pair.id), np.zeros((SIDE, SIDE, 3), np.uint8)
     try:
         look.format, look.mode = file_type(pair.image)
-        image = read_image(pair.image, source.intensity)
+        image = native_image(source, pair.id)
         look.height, look.width = image.shape[:2]
         look.digest, thumb = pixel_digest(image), thumbnail(image)
         _look_at_mask(look, pair, source.foreground)
@@ -101,6 +107,8 @@ def _look_at_mask(look: Look, pair: Pair, foreground: str | Mapping[Any, int]) -
 
 def _kind(values: npt.NDArray[np.integer], file_format: str) -> str:
     held = set(values.tolist())
+    if held == {0}:
+        return EMPTY
     if held <= {0, 1}:
         return "0 and 1"
     if held <= {0, 255}:
