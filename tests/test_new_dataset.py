@@ -76,7 +76,7 @@ def test_ten_lines_of_python(tree: Path) -> None:
         save(folder / f"g{number}.tif", blob(number) * (1 + number % 3))
     audit = run(tree, "audit", "data=my_glands")
     assert audit.returncode == 0, audit.stdout + audit.stderr
-    assert (tree / "audits" / "my_glands" / "audit.html").is_file()
+    assert (tree / "audits" / "my_glands-holdout" / "audit.html").is_file()
     done = run(tree, "train", "data=my_glands", *SHORT)
     assert done.returncode == 0, done.stderr
     assert finished(tree, "my_glands")["scores"]["val"]["n"] == 2  # one slide of six
