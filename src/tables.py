@@ -40,7 +40,7 @@ def write_evaluation(evaluation: "Evaluation", folder: Path, title: str) -> None
     groups = {name: evaluation.samples(rows) for name, rows in chosen.items()}
     plot_overlays(groups, folder / "figures" / "overlays.png", f"{title}, {part}")
     worst = evaluation.samples(ranked[:GALLERY])
-    gallery = {f"from {start + 1}": worst[start : start + 4] for start in range(0, len(worst), 4)}
+    gallery = {f"{start + 1} to {start + 4}": worst[start : start + 4] for start in range(0, len(worst), 4)}
     plot_overlays(gallery, folder / "figures" / "worst.png", f"{title}, worst of {part}")
 
 
