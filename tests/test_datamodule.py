@@ -547,6 +547,7 @@ def test_workers_by_default_are_one_per_core_but_one(cores: int, workers: int, m
     monkeypatch.setattr("src.data.datamodule.available_cores", lambda: cores)
     assert GlaS(root="nowhere").num_workers == workers
     assert GlaS(root="nowhere", num_workers=3).num_workers == 3
+    assert GlaS(root="nowhere", cache="somewhere").num_workers == 0  # a CPU that is fed from the cache
 
 
 def test_cores_are_those_this_process_may_use() -> None:
