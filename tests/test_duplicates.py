@@ -127,7 +127,10 @@ FOUND = {"kvasir_seg": 10, "glas": 0}
 def test_the_known_pairs_are_found_and_no_more_than_were_looked_at(dataset: str, pairs_of) -> None:
     if not (Path(DATA) / dataset).is_dir() or not DATA:
         pytest.skip(f"EMISNET_DATA={DATA!r} has no {dataset}; set it to the folder that holds the datasets")
-    pairs = pairs_of(Path(DATA) / dataset)
+    everything = pairs_of(Path(DATA) / dataset)
+    alike = {id_ for group in NEAR_DUPLICATES.get(dataset, ()) for id_ in group}
+    chosen = [*(id_ for id_ in everything if id_ in alike), *[id_ for id_ in everything if id_ not in alike][:250]]
+    pairs = {id_: everything[id_] for id_ in chosen}  # all 880 take a minute
     thumbs = np.stack([thumbnail(read_image(pair.image)) for pair in pairs.values()])
     matches = near_duplicates(thumbs, list(pairs), picture=lambda id_: read_image(pairs[id_].image))
     found = {frozenset(match[:2]) for match in matches}

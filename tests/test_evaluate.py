@@ -104,13 +104,21 @@ def test_summary_by_hand() -> None:
 @pytest.mark.parametrize("other", [False, True])
 def test_the_command_prints_and_writes_what_it_found(trained_run: Path, tmp_path: Path, other: bool) -> None:
     write_folder(tmp_path / "mine")
-    more = ["data=folder", f"data.root={tmp_path / 'mine'}"] if other else ["parts=val"]
+    more = ["data=folder", f"data.root={tmp_path / 'mine'}"] if other else ["parts=val", "lens=true"]
     command = [sys.executable, "-m", "src.evaluate", f"run={trained_run}", f"out={tmp_path / 'out'}", *more]
     shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
     part, n = ("all", 3) if other else ("val", 5)
     assert f"│ {part}" in shown.stdout and len(read_csv(tmp_path / "out" / "per_image.csv")) == n
-    assert (tmp_path / "out" / "figures" / "overlays.png").is_file()
+    assert {row["part"] for row in read_csv(tmp_path / "out" / "strata.csv")} == {part}
+    assert "calibration error" in shown.stdout and "one object" in shown.stdout
+    figures = {file.name for file in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {"overlays.png", "worst.png"}
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    assert 0 <= written["calibration"][part]["ece"] <= 1
+    assert ("MALUNet" in shown.stdout) != other
+    if not other:
+        assert len(read_csv(tmp_path / "out" / "lens.csv")) == 6 and written["lens"]["val"][0]["iou"] > 0
 
 
 # ---- the threshold
@@ -173,17 +181,6 @@ def test_metrics_by_name(trained_run: Path) -> None:
     assert {"dice", "threshold_jaccard", "object_f1"} <= scores.keys() and "hd95" not in scores
     with pytest.raises(ValueError, match=r"metrics=\['hd'\] are not known"):
         evaluate_run(trained_run, metrics=["hd"])
-
-
-def test_strata_calibration_and_lens_are_written(trained_run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "src.evaluate", f"run={trained_run}", f"out={tmp_path}", "parts=val", "lens=true"]
-    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr
-    assert "MALUNet" in shown.stdout and "calibration error" in shown.stdout and "inside the image" in shown.stdout
-    assert {row["part"] for row in read_csv(tmp_path / "strata.csv")} == {"val"}
-    assert len(read_csv(tmp_path / "lens.csv")) == 6 and (tmp_path / "figures" / "worst.png").is_file()
-    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
-    assert 0 <= written["calibration"]["val"]["ece"] <= 1 and written["lens"]["val"][0]["iou"] > 0
 
 
 def test_the_command_without_a_run_says_so() -> None:

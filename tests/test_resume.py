@@ -22,11 +22,11 @@ from .conftest import REPO, TINY, TINY_MODEL
 ARGUMENTS = (*TINY_MODEL, *TINY, "trainer.max_epochs=4", "data.counts=[24,5,6]", "ema=0.9", "data.num_workers=1")
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen:
+def start(folder: Path, *more: str, delay: float = 0.15) -> subprocess.Popen:
     # a delay in every step leaves time to hit the middle of an epoch; it does not enter what is computed
     code = (
         "import time, src.task as t; step = t.SegmentationTask.training_step\n"
-        "def slow(self, *a): time.sleep(0.15); return step(self, *a)\n"
+        f"def slow(self, *a): time.sleep({delay}); return step(self, *a)\n"
         "t.SegmentationTask.training_step = slow\n"
         "from src.train import main; main()"
     )
@@ -54,7 +54,7 @@ def epochs_done(folder: Path) -> int:
 
 
 def finish(folder: Path, *more: str) -> str:
-    code = start(folder, *more).wait(timeout=150)
+    code = start(folder, *more, delay=0).wait(timeout=150)
     errors = said(folder).read_text()
     assert code == 0, errors
     return errors
