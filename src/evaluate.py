@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     from src.scoring import Rules, Scored
 
 BATCH = 8
+RULE = "chosen on val: best mean Dice of 0.05, 0.1, ..., 0.95"
 EVERYTHING = "all"  # the part that is every image of other data
 
 
@@ -118,6 +119,7 @@ def evaluate_run(
     """
     from hydra.utils import instantiate
 
+    from src.data.checks import mixed_masks
     from src.data.splits import Split, read_split
     from src.lens import lens_table
     from src.rundir import RunDir
@@ -137,8 +139,10 @@ def evaluate_run(
         chosen = {EVERYTHING: ids}
     else:
         chosen = {part: source.require(part) for part in parts or ["val", *source.tests_on_disk()]}
+    if other and source.foreground == "auto" and source.on_disk and (faults := mixed_masks(source.pairs)):
+        raise ValueError(faults[0])
     if threshold is not None:
-        segmenter.threshold = threshold
+        segmenter.threshold = float(threshold)
     rules = Rules(
         metrics=tuple(metrics or source.metrics),
         threshold=segmenter.threshold,
@@ -150,11 +154,14 @@ def evaluate_run(
     protocol: dict[str, Any] = {
         **rules.protocol(),
         **segmenter.protocol(),
-        "threshold": "chosen on val" if threshold is None and run.threshold() else segmenter.threshold,
+        "threshold": RULE if threshold is None and run.threshold() else segmenter.threshold,
+        "reading": source.reading,
         "dataset": source.dataset,
         "split": source.split.name,
         "split_hash": source.split.sha256,
     }
+    if other or source.dataset == "folder":  # ids alone do not tell whose masks these are
+        protocol["root"] = str(source.root.resolve())
     protocol = {"id": protocol_id(protocol), **protocol}
     scored = {part: _score(segmenter, source, members, rules, f"scoring {part}") for part, members in chosen.items()}
     rows = [
@@ -164,7 +171,7 @@ def evaluate_run(
         for id_, image in zip(members, scored[part], strict=True)
     ]
     rows_of = {part: [row for row in rows if row["part"] == part] for part in chosen}
-    seen = set(own_split.parts["train"]) & set(ids) if source.dataset == own_split.dataset else set()
+    seen = {*own_split.parts["train"], *own_split.parts["val"]} & set(ids)
     protocol |= {
         "threshold_value": segmenter.threshold,
         "device": segmenter.device.type,
@@ -218,10 +225,13 @@ def _run(cfg: DictConfig) -> None:
     parts = [cfg.parts] if isinstance(cfg.parts, str) else cfg.parts
     with user_errors():
         data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key
+        if isinstance(cfg.metrics, str):
+            cfg.metrics = [cfg.metrics]
         settings = {key: plain(cfg)[key] for key in ("metrics", "threshold", "tau", "min_object_area", "lens")}
         evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device, **settings)
     split = evaluation.source.split
-    name = "-".join([split.dataset, Path(evaluation.protocol["root"]).name, split.hash, *evaluation.scores])
+    place = Path(evaluation.protocol["root"]).name
+    name = "-".join([split.dataset, place, split.hash, *evaluation.scores, evaluation.protocol["id"]])
     folder = Path(cfg.out or Path(cfg.run) / "evaluations" / name)
     folder.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, folder, name)

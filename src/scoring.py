@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from src.lens import small_counts
 from src.metrics import boundary
@@ -24,7 +23,7 @@ GROUPS = ("overlap", "boundary", "objects", "isic")
 THRESHOLDS = np.arange(1, 20) / 20  # a threshold is chosen among these
 BINS = 15  # of the reliability table
 COUNTS = ("tp", "fp", "fn", "tn")
-EIGHT = np.ones((3, 3), dtype=int)
+VERSION = 1  # of the protocol: raised when the same masks would get other scores
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Rules:
     def __post_init__(self) -> None:
         if wrong := sorted(set(self.metrics) - set(GROUPS)):
             raise ValueError(f"metrics={wrong} are not known. Possible: {', '.join(GROUPS)}.")
+        object.__setattr__(self, "threshold", float(self.threshold))  # 2 and 2.0 are one protocol
+        object.__setattr__(self, "tau", float(self.tau))
         _ = self.objects  # checks the threshold and the area
 
     @property
@@ -61,6 +62,7 @@ class Rules:
     def protocol(self) -> dict[str, Any]:
         """What must be the same for two numbers to compare, but for the threshold's value."""
         told: dict[str, Any] = {
+            "version": VERSION,
             "aggregation": "per-image mean at native size (pooled values are named so)",
             "empty": "both masks empty 1, one empty 0; distances: both 0, one undefined (`_charged`: the diagonal)",
             "metrics": ["overlap", *(group for group in GROUPS[1:] if group in self.metrics)],
@@ -69,7 +71,7 @@ class Rules:
             told["boundary"] = "mask minus its 4-neighbour erosion; hd95 max of both directed 95th percentiles (MONAI)"
             told |= {"unit": self.unit, "spacing": self.spacing, "tau": self.tau}
         if "objects" in self.metrics:
-            told["objects"] = "GlaS 2015; threshold, holes filled, 4-connected; Hausdorff in px"
+            told["objects"] = "GlaS 2015; threshold, holes filled, 4-connected (truth without labels too); Hausdorff px"
             told["min_object_area"] = self.min_object_area
         if "isic" in self.metrics:
             told["isic"] = "threshold Jaccard, 0 below 0.65"
@@ -91,14 +93,13 @@ def score_image(probs: np.ndarray, labels: np.ndarray, rules: Rules) -> Scored:
     mask, pred = labels > 0, probs > rules.threshold
     counts = confusion(torch.from_numpy(pred)[None], torch.from_numpy(mask)[None])
     overlap = {name: value.item() for name, value in scores(counts).items()}
-    single = labels if labels.max(initial=0) > 1 else ndimage.label(mask, EIGHT)[0]
     row: dict[str, Any] = {
         "height": mask.shape[0],
         "width": mask.shape[1],
         "area_fraction": float(mask.mean()),
         "pred_area_fraction": float(pred.mean()),
         "touches_border": bool(mask[[0, -1]].any() or mask[:, [0, -1]].any()),
-        "n_objects": len(np.unique(single[single > 0])),
+        "n_objects": len(np.unique(labels[mask])),
         **overlap,
         **dict(zip(COUNTS, counts[0].tolist(), strict=True)),
     }
@@ -178,19 +179,14 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def strata(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`summarize` of groups of images: thirds by lesion area, at the image's border or not, by number of objects."""
     areas = np.quantile([row["area_fraction"] for row in rows], (1 / 3, 2 / 3))
-    sizes = [f"area up to {areas[0]:.3f}", f"area up to {areas[1]:.3f}", f"area over {areas[1]:.3f}"]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    thirds = (f"smallest third, to {areas[0]:.3g}", f"middle third, to {areas[1]:.3g}", "largest third")
+    border, objects = ("inside the image", "touches the border"), ("no object", "one object", "several objects")
+    groups: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*thirds, *border, *objects)}
     for row in rows:
-        third = int(np.searchsorted(areas, row["area_fraction"]))
-        number = min(row["n_objects"], 2)
-        for name in (
-            sizes[third],
-            "touches the border" if row["touches_border"] else "inside the image",
-            ("no object", "one object", "several objects")[number],
-        ):
-            groups.setdefault(name, []).append(row)
-    order = [*sizes, "touches the border", "inside the image", "no object", "one object", "several objects"]
-    return [{"stratum": name, **summarize(groups[name])} for name in order if name in groups]
+        groups[thirds[int(np.searchsorted(areas, row["area_fraction"]))]].append(row)
+        groups[border[row["touches_border"]]].append(row)
+        groups[objects[min(row["n_objects"], 2)]].append(row)
+    return [{"stratum": name, **summarize(members)} for name, members in groups.items() if members]
 
 
 def _mean(values: Sequence[float]) -> float:

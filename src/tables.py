@@ -48,6 +48,8 @@ def print_scores(evaluation: "Evaluation", title: str) -> None:
     console = Console(width=max(140, Console().width))
     protocol = evaluation.protocol
     how = f"per-image means at native size, threshold {protocol['threshold_value']:g}, protocol {protocol['id']}"
+    if "unit" in protocol:
+        how += f"; distances in {protocol['unit']}, nsd within {protocol['tau']:g}"
     for number, names in enumerate(TABLES):
         rows = [{"part": part, "n": scores["n"], **scores} for part, scores in evaluation.scores.items()]
         if any(name in row for row in rows for name in names):
@@ -63,7 +65,8 @@ def print_scores(evaluation: "Evaluation", title: str) -> None:
             _table(table, ("convention", "as in", "dice", "iou"), f"{part}: the same predictions, as others score")
         )
     if seen := protocol["n_named_like_training_images"]:
-        console.print(f"Note: {seen} of these images are named like training images; if they are, this is no test.")
+        whose = "images that the run was trained or chosen on; if they are these, it is no test"
+        console.print(f"Note: {seen} of these images are named like {whose}.")
     if protocol["caveat"]:
         console.print(f"Note: {protocol['caveat']}.")
 

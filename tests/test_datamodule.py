@@ -165,6 +165,12 @@ def test_a_mask_that_is_not_of_the_declared_kind(tmp_path: Path) -> None:
         source.load("a")
 
 
+def test_objects_of_masks_without_labels_are_their_components(tmp_path: Path) -> None:
+    write_folder(tmp_path, {id_: (image, labels > 0) for id_, (image, labels) in example_pairs("abc").items()})
+    labels = Folder(root=str(tmp_path), mask="binary", num_workers=0).load_labels("a")[1]
+    assert np.unique(labels).tolist() == [0, 1, 2] and (labels == example_pairs("abc")["a"][1]).all()
+
+
 def test_glands_that_share_one_label_are_told_apart(tmp_path: Path) -> None:
     pairs = example_pairs(["testB_3", "testB_4", "testB_11"])
     pairs["testB_3"] = (pairs["testB_3"][0], (pairs["testB_3"][1] > 0).astype(np.int32))

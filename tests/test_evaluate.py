@@ -142,7 +142,9 @@ def test_the_threshold_is_chosen_on_val_and_used_by_all(trained_run: Path) -> No
 def test_a_given_threshold_is_another_protocol(trained_run: Path) -> None:
     chosen = evaluate_run(trained_run, parts=["val"])
     given = evaluate_run(trained_run, parts=["val"], threshold=0.7)
-    assert chosen.protocol["threshold"] == "chosen on val" and given.protocol["threshold"] == 0.7
+    assert (
+        chosen.protocol["threshold"].startswith("chosen on val: best mean Dice") and given.protocol["threshold"] == 0.7
+    )
     assert chosen.protocol["id"] != given.protocol["id"]
 
 
@@ -174,6 +176,16 @@ def test_what_changes_scores_changes_the_protocol(trained_run: Path) -> None:
     usual = id_of()
     assert id_of(device="cpu") == id_of(lens=True) == usual
     assert len({usual, id_of(tau=1.0), id_of(metrics=["overlap"]), id_of(metrics=["objects"], min_object_area=9)}) == 4
+
+
+def test_another_reading_of_the_masks_is_another_protocol(trained_run: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    write_folder(tmp_path / "other")
+    ids = set()
+    for place, mask in (("mine", "binary"), ("mine", "instances"), ("other", "binary")):
+        data = config_of("data=folder", f"data.root={tmp_path / place}", f"data.mask={mask}", "model=unet")["data"]
+        ids.add(evaluate_run(trained_run, data=data).protocol["id"])
+    assert len(ids) == 3
 
 
 def test_metrics_by_name(trained_run: Path) -> None:

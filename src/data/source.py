@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from src.data.cache import PixelStore, open_store
 from src.data.checks import differ
@@ -115,9 +116,12 @@ class DataSource:
         return image, read_mask(pair.mask, self.foreground)
 
     def load_labels(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `load`, but with the true objects: (H, W) int, 0 the background; one object for masks without labels."""
+        """As `load`, but with the true objects: (H, W) int, 0 the background; in masks that are no label maps these are
+        the 4-connected components."""
         image, mask = self.load(sample_id)
-        return image, read_labels(self.pairs[sample_id].mask) if self.foreground == "instances" else mask
+        if self.foreground == "instances":
+            return image, read_labels(self.pairs[sample_id].mask)
+        return image, ndimage.label(mask)[0]
 
     @property
     def reading(self) -> dict[str, Any]:
