@@ -9,11 +9,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from src.files import read_csv
 from src.lens import small_counts
 from src.metrics import boundary
 from src.metrics.objects import ObjectRule, label_objects, object_scores
@@ -23,6 +25,8 @@ GROUPS = ("overlap", "boundary", "objects", "isic")
 THRESHOLDS = np.arange(1, 20) / 20  # a threshold is chosen among these
 BINS = 15  # of the reliability table
 COUNTS = ("tp", "fp", "fn", "tn")
+TEXTS = ("id", "part", "dataset", "trained_on", "protocol")  # columns of per_image.csv that are no numbers
+WHOLE = (*COUNTS, "height", "width", "n_objects")
 VERSION = 1  # of the protocol: raised when the same masks would get other scores
 
 
@@ -150,6 +154,17 @@ def calibration(images: Sequence[Scored]) -> dict[str, Any]:
 
 
 # ---- from rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a per_image.csv as they were written, types and all; `summarize` of a part gives its scores again."""
+
+    def typed(name: str, value: str) -> Any:
+        if name in TEXTS:
+            return value
+        return value == "True" if name == "touches_border" else int(value) if name in WHOLE else float(value)
+
+    return [{name: typed(name, value) for name, value in row.items()} for row in read_csv(path)]
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ ROOMS = {
     "losses.py": set(),
     "schedules.py": set(),
     "inference.py": {"src.data.transforms"},
-    "scoring.py": {"src.metrics", "src.lens"},
+    "scoring.py": {"src.files", "src.metrics", "src.lens"},
     "lens.py": {"src.scoring"},
     "runlog.py": set(),
     "task.py": {"src.inference", "src.metrics"},

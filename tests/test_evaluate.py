@@ -15,7 +15,7 @@ import torch
 from src.evaluate import evaluate_run, load_segmenter
 from src.files import read_csv
 from src.rundir import RunDir
-from src.scoring import summarize
+from src.scoring import read_rows, strata, summarize
 
 from .conftest import REPO, config_of
 
@@ -186,6 +186,14 @@ def test_another_reading_of_the_masks_is_another_protocol(trained_run: Path, tmp
         data = config_of("data=folder", f"data.root={tmp_path / place}", f"data.mask={mask}", "model=unet")["data"]
         ids.add(evaluate_run(trained_run, data=data).protocol["id"])
     assert len(ids) == 3
+
+
+def test_the_rows_alone_make_the_table(trained_run: Path) -> None:
+    rows = read_rows(trained_run / "per_image.csv")
+    metrics = RunDir(trained_run).metrics()
+    for part, scores in metrics["scores"].items():
+        of_part = [row for row in rows if row["part"] == part]
+        assert summarize(of_part) == scores and strata(of_part) == metrics["strata"][part]
 
 
 def test_metrics_by_name(trained_run: Path) -> None:
