@@ -9,13 +9,18 @@ import torch
 from hydra.utils import get_class, instantiate
 from torch import nn
 
-from src.models.cost import match_macs, match_params
+from src.models.cost import match_macs, match_params, measure_cost
+
+REFERENCE = "reference"  # as a budget: what the network costs with the arguments of `reference:`
 
 
-def solve_width(model: Mapping[str, Any], size: int) -> dict[str, Any]:
+def solve_width(model: Mapping[str, Any], size: int, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The model config with `channels` solved for `match_params` or `match_macs` (at size x size), both then null.
 
-    Raises ValueError when both are set, or no width meets the budget within 2 %.
+    A budget is a number, or the word `reference`: the cost of the same network with the arguments in `reference`, which
+    undo what an ablation took out.
+
+    Raises ValueError when both are set, there is no reference, or no width meets the budget within 2 %.
     """
     config = dict(model)
     params, macs = config.pop("match_params", None), config.pop("match_macs", None)
@@ -25,6 +30,15 @@ def solve_width(model: Mapping[str, Any], size: int) -> dict[str, Any]:
         arguments = {key: value for key, value in config.items() if not key.startswith("_")}
         build = functools.partial(get_class(config["_target_"]), **arguments)
         shape = (1, config["in_channels"], size, size)
+        if REFERENCE in (params, macs):
+            if not reference:
+                raise ValueError(
+                    "a budget of `reference` needs to know which network that is: reference={ghost: true, ...}, the "
+                    "arguments that differ from it, as in conf/experiment/ablation_modules.yaml."
+                )
+            with torch.device("meta"):
+                cost = measure_cost(build_net(config | reference, quiet=True), shape)
+            params, macs = (None, cost.macs) if params is None else (cost.params, None)
         solved = match_macs(build, int(macs), shape) if params is None else match_params(build, int(params))
         config["channels"] = list(solved)
     return config | {"match_params": None, "match_macs": None} if "match_params" in model else config

@@ -1,6 +1,6 @@
 """From a composed config to the plain, complete one that a run is trained with; what cannot work is refused here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ from src.rundir import RESUME, run_hash
 SWITCHES = ("deep_supervision", "channels_last", "compile", "test")
 
 
-def complete_config(cfg: DictConfig, choices: Mapping[str, str], *, multirun: bool) -> dict[str, Any]:
+def complete_config(
+    cfg: DictConfig, choices: Mapping[str, str], *, multirun: bool, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """The plain, resolved config of a run with its open ends tied: mode, test, threads, widths, run directory.
+
+    `overrides` are what was typed and what the sweep chose for this run; they name its variant in tables.
 
     Raises ConfigError for a value that cannot work, or a budget that no width meets.
     """
@@ -23,15 +27,15 @@ def complete_config(cfg: DictConfig, choices: Mapping[str, str], *, multirun: bo
 
     cfg = cfg.copy()
     with open_dict(cfg), user_errors():
+        cfg.choices, cfg.overrides = dict(choices), list(overrides)  # first: a study's name holds the data's choice
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
         _check(plain(cfg))
         cfg.threads = pin_threads(cfg.threads)
-        cfg.model = solve_width(plain(cfg.model), cfg.data.size)
+        cfg.model = solve_width(plain(cfg.model), cfg.data.size, cfg.reference and plain(cfg.reference))
         name = f"{choices['model']}-{run_hash(plain(cfg))}-seed{cfg.seed}"
         cfg.run_dir = cfg.run_dir or str(Path(cfg.runs) / (cfg.study or choices["data"]) / name)
         cfg.run_name = cfg.run_name or Path(cfg.run_dir).name
-        cfg.choices = dict(choices)
         return plain(cfg)
 
 

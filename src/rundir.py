@@ -34,8 +34,10 @@ from src.files import lock, write_json
 RESUME = ("auto", "must", "never")
 # What a run is does not depend on these: where it lies, how it is watched, where the data are, how fast it is computed.
 NOT_DEFINING = {
-    "": ("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads")
-} | {
+    "": (
+        *("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads"),
+        *("overrides", "reference", "plan", "fail_fast", "allow_same"),  # of the study around it
+    ),
     "data": ("num_workers", "cache", "download", "allow_leaks"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }

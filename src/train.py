@@ -264,7 +264,8 @@ def _tell_about_data(source: "SegmentationDataModule", notes: Sequence[str]) -> 
 def _run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     choices = {str(group): str(name) for group, name in hydra.runtime.choices.items() if not group.startswith("hydra")}
-    return train(complete_config(cfg, choices, multirun=hydra.mode == RunMode.MULTIRUN))
+    overrides = list(hydra.overrides.task)
+    return train(complete_config(cfg, choices, multirun=hydra.mode == RunMode.MULTIRUN, overrides=overrides))
 
 
 main = entry_point("train", _run)
