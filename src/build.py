@@ -1,6 +1,7 @@
 """From a resolved config to its parts: the only place that solves `match_params` and `match_macs`."""
 
 import functools
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,13 @@ def solve_width(model: Mapping[str, Any], size: int, reference: Mapping[str, Any
 
     Raises ValueError when both are set, there is no reference, or no width meets the budget within 2 %.
     """
-    config = dict(model)
+    return json.loads(_solved(json.dumps(dict(model)), size, json.dumps(dict(reference or {}))))
+
+
+@functools.cache  # seconds each, and a study asks for the same widths at every seed
+def _solved(model: str, size: int, reference_arguments: str) -> str:
+    config, reference = json.loads(model), json.loads(reference_arguments)
+    budgets = "match_params" in config
     params, macs = config.pop("match_params", None), config.pop("match_macs", None)
     if params is not None and macs is not None:
         raise ValueError(f"model.match_params={params} and model.match_macs={macs} are both set. Choose one.")
@@ -41,7 +48,7 @@ def solve_width(model: Mapping[str, Any], size: int, reference: Mapping[str, Any
             params, macs = (None, cost.macs) if params is None else (cost.params, None)
         solved = match_macs(build, int(macs), shape) if params is None else match_params(build, int(params))
         config["channels"] = list(solved)
-    return config | {"match_params": None, "match_macs": None} if "match_params" in model else config
+    return json.dumps(config | {"match_params": None, "match_macs": None} if budgets else config)
 
 
 def build_net(model: Mapping[str, Any], *, quiet: bool = False) -> nn.Module:

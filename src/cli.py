@@ -10,7 +10,9 @@ import re
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,11 +35,16 @@ _USERS_FAULT = (ConfigError, ConfigCompositionException, OverrideParseException,
 
 
 def entry_point(
-    config_name: str, run: Callable[[DictConfig], Any], *, config_dir: Path = CONFIG_DIR
+    config_name: str,
+    run: Callable[[DictConfig], Any],
+    *,
+    config_dir: Path = CONFIG_DIR,
+    around: Callable[[list[str]], AbstractContextManager[None]] | None = None,
 ) -> Callable[[], None]:
     """A `main()` that checks sys.argv, then lets Hydra call `run` once or, in a multirun, once per job.
 
-    What `run` returns reaches Hydra's sweepers. A ConfigError, or a ValueError from a constructor that `instantiate`
+    `around` is entered with the arguments before Hydra begins, and left after its last job. What `run` returns reaches
+    Hydra's sweepers. A ConfigError, or a ValueError from a constructor that `instantiate`
     called, ends with exit code 2 and its message; any other exception goes Hydra's way, SystemExit passes through.
     """
 
@@ -58,7 +65,10 @@ def entry_point(
     def main() -> None:
         try:
             preflight(sys.argv[1:], config_name, config_dir)
-            hydra_main()
+            with around(sys.argv[1:]) if around else nullcontext():
+                hydra_main()
+        except KeyboardInterrupt:  # in a launcher; a training run ends by itself
+            raise SystemExit(130) from None
         except ConfigError as error:
             _fail(error)
         except SystemExit as stop:
@@ -100,6 +110,10 @@ def _group_choices(*groups: str, _root_: DictConfig) -> str:
         lines.append(textwrap.fill(options, 100, initial_indent=head, subsequent_indent=" " * len(head)))
     return "\n".join(lines)
 
+
+# conf/hydra/launcher/ sets defaults of launchers whose plugins bring a schema of the same name, which is how Hydra 1.3
+# wants them chosen and what it warns of at every composition. Here, so that it holds in a launcher's workers, too.
+warnings.filterwarnings("ignore", r"\s*'hydra/(launcher|sweeper)/\w+' is validated against ConfigStore schema")
 
 # For hydra.help.template: ${group_choices:} lists every group of ours, ${group_choices:model,hydra/launcher} these.
 OmegaConf.register_new_resolver("group_choices", _group_choices, replace=True)

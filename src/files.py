@@ -51,6 +51,18 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of `path` now; nothing is created."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def lock(path: Path, *, wait: bool = True) -> IO[str]:
     """Locks `path` for this process until the returned file is closed; the kernel lets go of a killed process's locks.
 

@@ -1,14 +1,17 @@
 """Overrides are checked before anything runs; a mistake is answered with the nearest valid name."""
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser  # not public, but a copy of it would drift from what Hydra accepts
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -60,22 +63,14 @@ def preflight(argv: Sequence[str], config_name: str, config_dir: Path = CONFIG_D
     Of a sweep, every group option is checked, and the first value of each other key.
     Raises ConfigError with what was received, what is possible and the nearest valid name.
     """
-    args = get_args_parser().parse_args(list(argv))
-    if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
-        return
-    if args.config_path or args.config_dir:  # other config folders; Lightning restarts DDP processes with --config-path
-        return
-    with warnings.catch_warnings(), hydra.initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-        warnings.simplefilter("ignore")  # hydra.main gives them again
-        composer = Composer(args.config_name or config_name, args.overrides)
-        overrides = composer.parse(args.overrides)
+    with composing(argv, config_name, config_dir) as composer:
+        if composer is None:
+            return
+        overrides = composer.parse(composer.typed)
         composer.check_options(overrides)
-        master = composer.compose([o for o in overrides if not o.is_sweep_override()])
         swept = [o for o in overrides if o.is_sweep_override()]
-        if args.multirun or master.hydra.mode == RunMode.MULTIRUN:
-            params = _plain(master.hydra.sweeper).get("params") or {}
-            from_file = composer.parse([f"{key}={value}" for key, value in params.items()])
-            overrides = list({o.get_key_element(): o for o in [*from_file, *overrides]}.values())  # what is typed wins
+        if composer.is_multirun():
+            overrides = composer.sweep()
             composer.check_options(overrides)
         elif swept:
             line = swept[0].input_line
@@ -83,14 +78,50 @@ def preflight(argv: Sequence[str], config_name: str, config_dir: Path = CONFIG_D
         composer.compose(overrides, RunMode.RUN)
 
 
+@contextmanager
+def composing(argv: Sequence[str], config_name: str, config_dir: Path = CONFIG_DIR) -> "Iterator[Composer | None]":
+    """A Composer of a command line; None for one that asks for help, or brings config folders of its own."""
+    args = get_args_parser().parse_args(list(argv))
+    asks = args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun
+    if asks or args.config_path or args.config_dir:  # Lightning restarts DDP processes with --config-path
+        yield None
+        return
+    with warnings.catch_warnings(), hydra.initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        warnings.simplefilter("ignore")  # hydra.main gives them again
+        yield Composer(args.config_name or config_name, args.overrides, multirun=args.multirun, shows=bool(args.cfg))
+
+
 class Composer:
     """Hydra's config folders under one primary config, asked for names and for compositions."""
 
-    def __init__(self, config_name: str, typed: Sequence[str]) -> None:
+    def __init__(self, config_name: str, typed: Sequence[str], *, multirun: bool = False, shows: bool = False) -> None:
         self.config_name = config_name
         self.typed = typed
+        self.multirun = multirun  # asked for by a flag
+        self.shows = shows  # a config is printed, nothing runs
         self.searchpath = [line for line in typed if line.startswith("hydra.searchpath=")]
         self.loader = GlobalHydra.instance().config_loader()
+
+    @functools.cached_property
+    def master(self) -> DictConfig:
+        """What all runs share: composed with the typed overrides that are no sweep."""
+        return self.compose([o for o in self.parse(self.typed) if not o.is_sweep_override()])
+
+    def is_multirun(self) -> bool:
+        return self.multirun or self.master.hydra.mode == RunMode.MULTIRUN
+
+    def sweep(self) -> list[Override]:
+        """The overrides of a multirun: those of `hydra.sweeper.params`, then the typed ones, which win."""
+        params = _plain(self.master.hydra.sweeper).get("params") or {}
+        from_file = self.parse([f"{key}={value}" for key, value in params.items()])
+        return list({o.get_key_element(): o for o in [*from_file, *self.parse(self.typed)]}.values())
+
+    def jobs(self) -> list[DictConfig] | None:
+        """The config of every run of a multirun, `hydra` included; None where a sweeper decides as it goes."""
+        if "basic_sweeper" not in self.master.hydra.sweeper._target_:
+            return None
+        (combinations,) = BasicSweeper.split_arguments(self.sweep(), None)
+        return [self.loader.load_sweep_config(self.master, lines) for lines in combinations]
 
     def parse(self, lines: Sequence[str]) -> list[Override]:
         """Raises ConfigError for a line that is no override."""

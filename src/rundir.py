@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ NOT_DEFINING = {
 }
 # Keys of `data` that came after the first runs, with the values that change nothing: those runs stay what they are.
 LATER = (("fold", None), ("n_folds", 5), ("intensity", None), ("groups", None))
+GLANCES = 5  # at a lock: who only looks whether a run is held (src.study) holds it for a moment
 RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
@@ -139,18 +141,24 @@ class RunDir:
         status = {"state": state, "reason": reason, "started": started, "updated": now, "pid": os.getpid(), **more}
         write_json(self.path / "status.json", status)
 
-    def claim(self) -> IO[str]:
+    def claim(self, *, wait: bool = False) -> IO[str]:
         """Locks the directory for this process; the kernel lets go when the process ends, however it ends.
 
-        Keep the returned file. Raises ValueError when another process is training in it.
+        Keep the returned file. When another process is training in it: ValueError, or with `wait` its end is awaited.
         """
-        try:
-            return lock(self.path / ".lock", wait=False)
-        except BlockingIOError:
+        for _ in range(GLANCES):
+            try:
+                return lock(self.path / ".lock", wait=False)
+            except BlockingIOError:
+                time.sleep(0.1)
+        if wait:
+            print(f"{self.path}: process {self.status().get('pid')} is training it; waiting.", file=sys.stderr)
+            return lock(self.path / ".lock")
+        else:
             raise ValueError(
                 f"{self.path} is in use: process {self.status().get('pid')} is training in it. Wait for it, or choose "
                 "another run_dir=..."
-            ) from None
+            )
 
     def discard_if_empty(self) -> None:
         """Removes a directory in which nothing was begun."""

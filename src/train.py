@@ -3,6 +3,7 @@
 python -m src.train model=emisnet data=kvasir_seg
 """
 
+import os
 import sys
 import time
 import traceback
@@ -18,6 +19,8 @@ from omegaconf import DictConfig
 from src.cli import ConfigError, entry_point
 from src.config import complete_config, user_errors
 from src.files import read_csv, write_csv, write_json, write_text
+from src.job import RunFailed, train_apart
+from src.plan import planned
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
 from src.rundir import RunDir, provenance
 from src.runlog import logged_to
@@ -34,10 +37,11 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 PANEL = 8  # overlays sent to the logger
 
 
-def train(config: dict[str, Any]) -> float:
+def train(config: dict[str, Any], *, wait: bool = False) -> float:
     """Build, fit, score; returns the best value of `monitor`, for sweepers.
 
-    Called again, it returns at once when the run is finished, and goes on where it stopped when it is not.
+    Called again, it returns at once when the run is finished, and goes on where it stopped when it is not. With `wait`
+    it waits for a process that is training in the same directory, which is an error otherwise.
 
     Raises:
         ConfigError: bad config or data; nothing is trained.
@@ -50,7 +54,7 @@ def train(config: dict[str, Any]) -> float:
         source = instantiate(config["data"])
         source.setup("fit")
         run = RunDir(Path(config["run_dir"]))
-        lock = run.claim()
+        lock = run.claim(wait=wait)
     try:
         with user_errors():
             if config["resume"] == "never" and run.status():
@@ -265,10 +269,20 @@ def _run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     choices = {str(group): str(name) for group, name in hydra.runtime.choices.items() if not group.startswith("hydra")}
     overrides = list(hydra.overrides.task)
-    return train(complete_config(cfg, choices, multirun=hydra.mode == RunMode.MULTIRUN, overrides=overrides))
+    multirun = hydra.mode == RunMode.MULTIRUN
+    config = complete_config(cfg, choices, multirun=multirun, overrides=overrides)
+    if not multirun or "SUBMITIT_EXECUTOR" in os.environ:  # a Slurm job is a process of its own already
+        return train(config)
+    try:
+        return train_apart(config)
+    except RunFailed as error:
+        if config["fail_fast"]:
+            print(f"fail_fast=true: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+        raise
 
 
-main = entry_point("train", _run)
+main = entry_point("train", _run, around=planned)
 
 if __name__ == "__main__":
     main()

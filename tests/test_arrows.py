@@ -28,10 +28,15 @@ ROOMS = {
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
     "loggers.py": set(),
     "callbacks.py": {"src.files", "src.rundir"},
+    "study.py": {"src.files", "src.rundir"},
+    "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
+    "timing.py": {"src.losses"},
+    "job.py": {"src.cli", "src.rundir", "src.train"},
 }
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "audit.py", "data/preview.py"}
+HYDRA |= {"plan.py", "job.py", "timing.py", "report.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -1,12 +1,50 @@
-"""Studies: what their files say, which runs they plan, and what becomes of those that fail."""
+"""Studies: what their files say, which runs they plan, where those stand, and what becomes of those that fail.
+
+The processes here are real: kills, signals, memory that runs out.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from src.build import build_net
 from src.cli import ConfigError
+from src.files import lock, read_csv
+from src.job import RunFailed, train_apart
 from src.models.cost import measure_cost
+from src.plan import planned
+from src.rundir import RunDir
+from src.study import StudyRun, others, state_of, study_runs, study_states, summary, variant_labels, write_plan
 
-from .conftest import config_of
+from .conftest import QUIET, REPO, TINY, TINY_MODEL, config_of
+
+STUDIES = sorted((REPO / "conf" / "experiment").glob("*.yaml"))
+TINY_STUDY = ("-m", *TINY_MODEL, *TINY, "study=tiny")
+
+
+def plan(*argv: str) -> dict:
+    """The plan that a command line stores; nothing is run."""
+    with planned(argv):
+        pass
+    runs = next(line.partition("=")[2] for line in argv if line.startswith("runs="))
+    (path,) = Path(runs).glob("*/plan.json")
+    return json.loads(path.read_text())
+
+
+def train_study(folder: Path, *more: str, **how: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "src.train", *TINY_STUDY, f"runs={folder}", *more]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280, **how)
+
+
+# Budgets
 
 
 def test_a_budget_of_reference_is_the_cost_of_the_network_with_nothing_taken_out() -> None:
@@ -27,3 +65,225 @@ def test_the_full_network_at_its_own_budget_is_the_same_run() -> None:
 def test_a_budget_of_reference_without_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs to know which network"):
         config_of("model.match_params=reference")
+
+
+# The files
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_a_study_file_says_question_command_expectation_time_and_hardware(file: Path) -> None:
+    head = file.read_text()
+    words = ["# Question:", "# Command:", "# Expected:"]
+    if file.stem != "quickstart":  # one run, and its time stands in its expectation
+        words += ["# Runs:", "# Time:", "# Hardware:"]
+        assert f"experiment={file.stem} " in head.partition("# Command:")[2].partition("\n")[0]
+        assert yaml.safe_load(head)["study"] == f"{file.stem}-${{choices.data}}"
+    assert all(word in head for word in words)
+
+
+def test_the_studies_the_project_promises_are_there() -> None:
+    promised = {"ablation_modules", "ablation_ratio", "sweep_dilation", "sweep_channels", "sweep_loss", "baselines"}
+    assert promised | {"search"} <= {file.stem for file in STUDIES}
+
+
+# The plan
+
+SMALL = ("model.channels=[4,4,8,8,8]", "model.stem_stride=2", *TINY[len(QUIET) :], *QUIET)
+
+
+def test_the_module_ablation_plans_eleven_variants_for_three_seeds(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    stored = plan("experiment=ablation_modules", *SMALL, f"runs={tmp_path}")
+    labels = [run["variant"] for run in stored["runs"]]
+    assert len(labels) == 33 and len(set(labels)) == 11 and labels.count("emisnet") == 3
+    assert {run["seed"] for run in stored["runs"]} == {0, 1, 2}
+    full = next(run for run in stored["runs"] if run["variant"] == "emisnet")
+    for run in stored["runs"]:
+        if "match_params=reference" in run["variant"]:
+            assert abs(run["params"] - full["params"]) <= 0.02 * full["params"]
+    told = capfd.readouterr().err
+    assert "attention: CoordAttn -> Identity" in told and "- icm.*: ICM" in told and "+0.0 %" in told
+    assert "33 runs: 33 missing; 11 variants, seeds 0, 1, 2" in told
+    assert "3 of the 36 combinations are the same run as another" in told
+    assert "time: about" in told and "disk: about" in told
+
+
+def test_the_ratio_study_is_at_equal_multiply_adds(tmp_path: Path) -> None:
+    stored = plan(
+        "experiment=ablation_ratio", "seed=0", *SMALL[1:], "model.channels=[8,16,24,32,40]", f"runs={tmp_path}"
+    )
+    macs = {run["variant"]: run["macs"] for run in stored["runs"]}
+    assert len(macs) == 6
+    assert all(abs(found / macs["emisnet_ratio_1131"] - 1) <= 0.02 for found in macs.values())
+
+
+def test_runs_that_change_nothing_are_refused_unless_asked(tmp_path: Path) -> None:
+    argv = ("experiment=sweep_dilation", "seed=0", *SMALL, "data.size=64", f"runs={tmp_path}")
+    with pytest.raises(ConfigError) as refused:
+        plan(*argv, "allow_same=false")
+    told = str(refused.value)
+    assert "2 of 6 variants" in told and "allow_same=true" in told
+    assert told.count("the same function as context_kernel_size=1, context_dilation=1") == 2
+    assert len(plan(*argv)["runs"]) == 6  # the study's file asks for them
+
+
+def test_plan_true_prints_and_leaves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped, planned([*TINY_STUDY, "seed=0,1", f"runs={tmp_path}", "plan=true"]):
+        raise AssertionError("nothing may run")
+    assert stopped.value.code == 0 and list(tmp_path.iterdir()) == []
+    assert "2 runs: 2 missing" in capfd.readouterr().err
+
+
+def test_a_single_run_and_a_printed_config_have_no_plan(tmp_path: Path) -> None:
+    for argv in ([*TINY_MODEL, *TINY], ["--cfg", "job", *TINY_STUDY], ["--help"]):
+        with planned([*argv, f"runs={tmp_path}"]):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_value_anywhere_in_the_sweep_is_told_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="optim.lr=-1"), planned([*TINY_STUDY, "optim.lr=0.1,-1", f"runs={tmp_path}"]):
+        raise AssertionError("nothing may run")
+
+
+def test_labels_hold_what_varies_and_no_more() -> None:
+    lines = [
+        ["seed=0", "model=a", "+model.match_params=null", "data=glas"],
+        ["model=b", "+model.match_params=9", "data=glas"],
+    ]
+    assert variant_labels(lines) == ["a", "b, match_params=9"]
+    assert variant_labels([["seed=0", "x=1"], ["seed=1", "x=1"]]) == ["all", "all"]
+
+
+# Where runs stand
+
+
+def run_at(folder: Path, name: str, state: str, **more: object) -> StudyRun:
+    RunDir(folder / name).mark(state, **more)
+    return StudyRun(name, name, 0, 1, 1)
+
+
+def test_states_are_read_off_the_directories(tmp_path: Path) -> None:
+    runs = [
+        run_at(tmp_path, "done", "finished"),
+        run_at(tmp_path, "broken", "failed", reason="first\nlast line"),
+        run_at(tmp_path, "killed", "running"),
+        run_at(tmp_path, "busy", "running"),
+        StudyRun("never", "never", 0, 1, 1),
+    ]
+    held = lock(tmp_path / "busy" / ".lock")
+    found = {state.run.name: (state.state, state.reason) for state in (state_of(tmp_path, run) for run in runs)}
+    held.close()
+    assert found == {
+        "done": ("finished", ""),
+        "broken": ("failed", "last line"),
+        "killed": ("interrupted", "its process is gone (killed?)"),
+        "busy": ("running", ""),
+        "never": ("missing", ""),
+    }
+
+
+def test_a_directory_of_other_settings_does_not_pass_for_a_planned_one(tmp_path: Path) -> None:
+    planned_run = run_at(tmp_path, "emisnet-aaaaaaaa-seed0", "finished")
+    run_at(tmp_path, "emisnet-bbbbbbbb-seed0", "finished")
+    write_plan(tmp_path, [planned_run], command=[], commit="")
+    assert study_runs(tmp_path) == [planned_run]
+    assert others(tmp_path, [planned_run]) == ["emisnet-bbbbbbbb-seed0"]
+    assert summary(study_states(tmp_path)) == "1 runs: 1 finished"
+
+
+def test_an_unknown_study_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    write_plan(tmp_path / "here", [], command=[], commit="")
+    with pytest.raises(ValueError, match="Studies there: here"):
+        study_runs(tmp_path / "there")
+
+
+# What fails
+
+
+def test_a_killed_job_leaves_word_and_takes_no_other_along(tmp_path: Path) -> None:
+    """The first of two runs is killed with SIGKILL, as the kernel does when memory is out; then the command again."""
+    more = ("seed=0,1", "trainer.max_epochs=40")
+    command = [sys.executable, "-m", "src.train", *TINY_STUDY, f"runs={tmp_path}", *more]
+    sweep = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    first = wait_for_run(tmp_path / "tiny", "seed0")
+    os.kill(first.status()["pid"], signal.SIGKILL)
+    _, told = sweep.communicate(timeout=280)
+    assert sweep.returncode == 1, told
+    states = {state.run.seed: state for state in study_states(tmp_path / "tiny")}
+    assert (states[0].state, states[1].state) == ("failed", "finished")
+    assert "killed by SIGKILL (out of memory?" in states[0].reason and "2 runs: 1 finished, 1 failed" in told
+    assert "SIGKILL" in (first.path / "traceback.txt").read_text()
+    again = train_study(tmp_path, *more)
+    assert again.returncode == 0 and "resuming from" in again.stderr and "2 runs: 2 finished" in again.stderr
+
+
+def wait_for_run(study: Path, end: str) -> RunDir:
+    """A run that has trained an epoch."""
+    until = time.monotonic() + 150
+    while time.monotonic() < until:
+        for path in study.glob(f"*-{end}/history.csv"):
+            if read_csv(path):
+                return RunDir(path.parent)
+        time.sleep(0.02)
+    raise AssertionError("no epoch in 150 s")
+
+
+def test_a_signal_reaches_the_run_which_saves_and_the_sweep_ends(tmp_path: Path) -> None:
+    more = ("seed=0,1", "trainer.max_epochs=400")
+    command = [sys.executable, "-m", "src.train", *TINY_STUDY, f"runs={tmp_path}", *more]
+    sweep = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    first = wait_for_run(tmp_path / "tiny", "seed0")
+    sweep.send_signal(signal.SIGTERM)
+    _, told = sweep.communicate(timeout=120)
+    assert sweep.returncode == 143, told
+    assert first.status()["state"] == "interrupted"
+    assert [state.state for state in study_states(tmp_path / "tiny")] == ["interrupted", "missing"]
+
+
+def test_memory_that_runs_out_is_told_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch raises then is an ordinary exception; here a real one, of an allocation that no machine has."""
+    from src.task import SegmentationTask
+    from src.train import train
+
+    monkeypatch.setattr(SegmentationTask, "training_step", lambda *_: torch.empty(1 << 60))
+    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}")
+    with pytest.raises(RuntimeError):
+        train(config)
+    run = RunDir(Path(config["run_dir"]))
+    assert run.status()["state"] == "failed" and "allocate" in run.status()["reason"]
+    assert "torch.empty" in (run.path / "traceback.txt").read_text()
+
+
+def test_bad_data_is_told_in_the_run_too(tmp_path: Path) -> None:
+    config = config_of(
+        *TINY_MODEL, *QUIET, "data=folder", f"data.root={tmp_path / 'no'}", f"runs={tmp_path}", multirun=True
+    )
+    with pytest.raises(RunFailed, match="no"):
+        train_apart(config)
+    assert RunDir(Path(config["run_dir"])).status()["exit_code"] == 2
+
+
+def test_fail_fast_stops_at_the_first(tmp_path: Path) -> None:
+    done = train_study(tmp_path, "fail_fast=true", "optim.lr=1e30,1e-3", "trainer.gradient_clip_val=null")
+    assert done.returncode == 1
+    assert [state.state for state in study_states(tmp_path / "tiny")] == ["failed", "missing"]
+
+
+# A search
+
+
+def test_a_search_replays_and_goes_on_after_a_failed_trial(tmp_path: Path) -> None:
+    more = ("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=3", "hydra.sweeper.direction=maximize")
+    more += ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1.0")
+    more += ("optim.lr=choice(1e-3,1e30,1e-2)", "trainer.gradient_clip_val=null")
+    first = train_study(tmp_path, *more)
+    assert "3 trials, chosen by the sweeper as it goes, over optim.lr" in first.stderr
+    states = {state.run.name: state.state for state in study_states(tmp_path / "tiny")}
+    assert set(states.values()) == {"finished", "failed"} and first.returncode == 1, first.stderr
+    begun = {name: RunDir(tmp_path / "tiny" / name).status()["started"] for name in states}
+    again = train_study(tmp_path, *more)
+    assert {state.run.name: state.state for state in study_states(tmp_path / "tiny")} == states
+    assert again.returncode == 1
+    assert begun == {name: RunDir(tmp_path / "tiny" / name).status()["started"] for name in states}

@@ -1,0 +1,208 @@
+"""Runs side by side: one row per variant over its seeds, and its paired difference to a reference.
+
+Made from per_image.csv alone, one protocol and one set of images per table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.rundir import RunDir
+from src.scoring import read_rows
+from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds, paired_difference
+from src.study import StudyRun
+
+NOT_COMPARED = ("id", "threshold_value", "device", "precision", "root")  # of a protocol
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run: its metrics.json, and its rows (one per image) of the part that is compared."""
+
+    run: StudyRun
+    metrics: Mapping[str, Any]
+    config: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    def mean(self, metric: str) -> float:
+        return float(np.mean([row[metric] for row in self.rows]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: `scores` by metric over its seeds, cost, and its difference to the reference in the first metric
+    (None for the reference itself) with Holm's p over the table."""
+
+    variant: str
+    params: int
+    macs: int
+    scores: Mapping[str, OverSeeds]
+    difference: PairedDifference | None
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` in the order of the study; `reference` is the variant they are compared with."""
+
+    rows: Sequence[Row]
+    reference: str
+    metrics: Sequence[str]
+    part: str
+    n_images: int
+    results: Sequence[Result]
+
+
+def read_results(folder: Path, runs: Sequence[StudyRun], part: str | None = None) -> tuple[list[Result], str]:
+    """The finished runs of a study and the part that is compared: `part`, or test where all were scored on it, or val.
+
+    Raises ValueError when no run is finished, or one was not scored on `part`.
+    """
+    finished = [run for run in runs if RunDir(folder / run.name).status().get("state") == "finished"]
+    if not finished:
+        raise ValueError(f"no run of {folder} is finished: there is nothing to compare yet (status=true shows where).")
+    metrics = {run.name: RunDir(folder / run.name).metrics() for run in finished}
+    scored = set.intersection(*(set(found["scores"]) for found in metrics.values()))
+    part = part or ("test" if "test" in scored else "val")
+    if part not in scored:
+        without = [name for name, found in metrics.items() if part not in found["scores"]]
+        raise ValueError(f"part={part}: {', '.join(without[:3])} was not scored on it. Scored are {sorted(scored)}.")
+    results = []
+    for run in finished:
+        rows = [row for row in read_rows(folder / run.name / "per_image.csv") if row["part"] == part]
+        results.append(Result(run, metrics[run.name], RunDir(folder / run.name).config(), rows))
+    return results, part
+
+
+def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], reference: str | None = None) -> Table:
+    """The table of some runs; `reference` is a variant's name, the first one by default.
+
+    Raises ValueError for runs of different protocols or images, an unknown metric or reference, and metrics that are
+    undefined on some image.
+    """
+    _require_one_protocol(results)
+    if unknown := [name for name in metrics if not isinstance(results[0].rows[0].get(name), int | float)]:
+        possible = [name for name, value in results[0].rows[0].items() if isinstance(value, int | float)]
+        raise ValueError(f"metrics={unknown}: not among the columns of per_image.csv: {', '.join(possible)}.")
+    variants: dict[str, list[Result]] = {}
+    for result in results:
+        variants.setdefault(result.run.variant, []).append(result)
+    reference = reference or next(iter(variants))
+    if reference not in variants:
+        raise ValueError(f"reference={reference!r} is not a variant of this study. Possible: {'; '.join(variants)}.")
+    scores = {name: _scores(found, metrics[0]) for name, found in variants.items()}
+    differences = {
+        name: None if name == reference else paired_difference(found, scores[reference])
+        for name, found in scores.items()
+    }
+    adjusted = holm([found.p if found else float("nan") for found in differences.values()])
+    rows = [
+        Row(
+            name,
+            found[0].metrics["cost"]["params"],
+            found[0].metrics["cost"]["macs"],
+            {metric: over_seeds([result.mean(metric) for result in found]) for metric in metrics},
+            differences[name],
+            float(p),
+        )
+        for (name, found), p in zip(variants.items(), adjusted, strict=True)
+    ]
+    return Table(rows, reference, tuple(metrics), part, len(results[0].rows), results)
+
+
+def _scores(results: Sequence[Result], metric: str) -> Scores:
+    by_id = [{row["id"]: row[metric] for row in result.rows} for result in results]
+    ids = sorted(by_id[0])
+    return Scores(ids, np.array([[found[id_] for id_ in ids] for found in by_id], dtype=float))
+
+
+def _require_one_protocol(results: Sequence[Result]) -> None:
+    """ValueError that says what differs, where runs cannot stand in one table."""
+    first = results[0]
+    ids = {row["id"] for row in first.rows}
+    for other in results[1:]:
+        mine, theirs = first.metrics["protocol"], other.metrics["protocol"]
+        if mine["id"] != theirs["id"]:
+            keys = [
+                k for k in mine if k not in ("id", "threshold_value", "device", "root") and mine[k] != theirs.get(k)
+            ]
+            raise ValueError(
+                f"{first.run.name} and {other.run.name} were scored under different protocols; they differ in "
+                f"{', '.join(keys) or 'keys that only one has'}. Compare runs of one protocol only."
+            )
+        if {row["id"] for row in other.rows} != ids:
+            raise ValueError(
+                f"{first.run.name} was scored on {len(ids)} images, {other.run.name} on {len(other.rows)} others. "
+                "Score both on the same images (python -m src.evaluate run=...)."
+            )
+
+
+def run_rows(table: Table) -> list[dict[str, Any]]:
+    """One row per run, for results.csv: what it was, what it cost, what it scored, where it came from."""
+    return [
+        {
+            "variant": result.run.variant,
+            "seed": result.run.seed,
+            "run": result.run.name,
+            "params": result.metrics["cost"]["params"],
+            "macs": result.metrics["cost"]["macs"],
+            "part": table.part,
+            "n_images": len(result.rows),
+            **{metric: result.mean(metric) for metric in table.metrics},
+            "val_dice_training_size": result.metrics["best"]["value"],
+            "best_epoch": result.metrics["best"]["epoch"] + 1,
+            "epochs": result.config["trainer"]["max_epochs"],
+            "size": result.config["data"]["size"],
+            "train_seconds": result.metrics["seconds_of_last_attempt"],
+            "threads": result.metrics["threads"],
+            "split": result.metrics["protocol"]["split"],
+            "split_hash": result.metrics["protocol"]["split_hash"][:12],
+            "protocol": result.metrics["protocol"]["id"],
+            "commit": _short(result.metrics["commit"]),
+        }
+        for result in table.results
+    ]
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, with what it was measured on below it."""
+    first = table.metrics[0]
+    heads = ["variant", "seeds", "params (M)", "MACs (G)", *table.metrics]
+    heads += [f"{first} - {table.reference}", "95 % CI", "p"]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for row in table.rows:
+        cells = [row.variant, str(row.scores[first].n), f"{row.params / 1e6:.3f}", f"{row.macs / 1e9:.3f}"]
+        cells += [_plus_minus(row.scores[metric]) for metric in table.metrics]
+        if found := row.difference:
+            cells += [f"{found.mean:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", f"{row.p_holm:.3f}"]
+        else:
+            cells += [""] * 3
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", caption(table)])
+
+
+def caption(table: Table) -> str:
+    """What the numbers are: part, images, protocol, budget, and how differences were tested."""
+    protocol, config = table.results[0].metrics["protocol"], table.results[0].config
+    seeds = ", ".join(str(seed) for seed in sorted({found.run.seed for found in table.results}))
+    codes = ", ".join(sorted({_short(found.metrics["commit"]) for found in table.results}))
+    return (
+        f"{protocol['dataset']}, split {protocol['split']} ({protocol['split_hash'][:12]}), {table.n_images} "
+        f"{table.part} images, per-image means at native size, protocol {protocol['id']}; mean ± std over seeds "
+        f"{seeds}. Trained at {config['data']['size']} px, {config['trainer']['max_epochs']} epochs, "
+        f"batch {config['data']['batch_size']}; code {codes}. Differences are paired over images (seeds averaged "
+        "first): 95 % bootstrap interval, Wilcoxon's p with Holm's correction over the table. They know nothing of "
+        "other seeds: a difference within the spread of the seeds is no finding, whatever its p."
+    )
+
+
+def _short(commit: str) -> str:
+    """A commit as git shortens it; what was not committed stays visible."""
+    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
+
+
+def _plus_minus(score: OverSeeds) -> str:
+    return f"{score.mean:.3f}" if score.n == 1 else f"{score.mean:.3f} ± {score.std:.3f}"

@@ -1,0 +1,135 @@
+"""One run of a study in a process of its own, so that what kills it (memory, a crash) takes no other run along.
+
+python -m src.job <complete config as YAML>: what `src.train` starts for each run of a multirun.
+"""
+
+import ctypes
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from hydra.errors import CompactHydraException
+
+from src.cli import ConfigError
+from src.rundir import RunDir
+
+POLL = 0.2  # s between looks at the child
+REPO = Path(__file__).resolve().parent.parent
+PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
+FORWARDED = (signal.SIGINT, signal.SIGTERM)
+
+
+class RunFailed(CompactHydraException):
+    """A run of a study failed; its own directory says why. Hydra prints the message alone, without a traceback."""
+
+
+def train_apart(config: dict[str, Any]) -> float:
+    """Trains a complete config in a child process and returns the best value of its `monitor`.
+
+    SIGINT and SIGTERM go to the child, which saves and stops; this process then ends with 128 + signal.
+
+    Raises:
+        RunFailed: the child failed or was killed; status.json and traceback.txt of the run say how.
+        SystemExit: 128 + signal.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+        child = subprocess.Popen(
+            [sys.executable, "-m", "src.job", str(file), str(os.getpid())],
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # a Ctrl-C reaches it through here, and once
+        )
+        with _forwarding(child) as received:
+            code = _wait(child)
+    if received:
+        raise SystemExit(128 + received[-1])
+    run = RunDir(Path(config["run_dir"]))
+    if code < 0:
+        _tell_killed(run, -code)
+    if code:
+        reason = (run.status().get("reason") or f"exit code {code}").splitlines()[-1]
+        raise RunFailed(f"{run.path}: {reason}")
+    return float(run.metrics()["best"]["value"])
+
+
+def _wait(child: "subprocess.Popen[bytes]") -> int:
+    """The child's exit code; it is stopped when the process that launched this one is gone."""
+    launcher = os.getppid()
+    while True:
+        try:
+            return child.wait(POLL)
+        except subprocess.TimeoutExpired:
+            if os.getppid() != launcher:
+                child.terminate()
+                launcher = os.getppid()
+
+
+@contextmanager
+def _forwarding(child: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """Signals that came while the child ran, each passed on to it."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        child.send_signal(number)
+
+    on_main = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    previous = {number: signal.signal(number, forward) for number in FORWARDED} if on_main else {}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _tell_killed(run: RunDir, number: int) -> None:
+    """A killed process leaves no word, so its parent does."""
+    name = signal.Signals(number).name
+    hint = " (out of memory? then lower data.batch_size or data.size)" if number == signal.SIGKILL else ""
+    reason = f"killed by {name}{hint}"
+    run.mark("failed", reason=reason, exit_code=128 + number)
+    (run.path / "traceback.txt").write_text(
+        f"{reason} at {time.strftime('%Y-%m-%dT%H:%M:%S%z')}. A killed process leaves no traceback; train.log and "
+        "history.csv show how far it came.\n"
+    )
+
+
+def main() -> None:
+    """The child: trains, and leaves the reason of any failure in the run's directory."""
+    from src.train import train
+
+    file, parent = Path(sys.argv[1]), int(sys.argv[2])
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before this was set
+        raise SystemExit(128 + signal.SIGTERM)
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    run = RunDir(Path(config["run_dir"]))
+    try:
+        with redirect_stdout(io.StringIO()):  # the tables of one run; a study's come at its end
+            value = train(config, wait=True)
+    except ConfigError as error:
+        if not run.status():  # an earlier attempt's word on itself stays
+            run.mark("failed", reason=f"ConfigError: {error}", exit_code=2)
+        print(f"error: {run.path}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Exception as error:
+        print(f"error: {run.path}: {type(error).__name__}: {error} (see traceback.txt there)", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(f"{run.path.name}: {config['monitor']} {value:.4f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
