@@ -52,7 +52,7 @@ def step_seconds(config: Mapping[str, Any], net: nn.Module) -> float:
 
     step()
     begun, steps = time.perf_counter(), 0
-    while time.perf_counter() - begun < TIMED_FOR:
+    while not steps or time.perf_counter() - begun < TIMED_FOR:
         step()
         steps += 1
     return (time.perf_counter() - begun) / steps * batch / timed
