@@ -214,12 +214,11 @@ def _groups(source: "DataSource") -> tuple[dict[str, str], list[str]]:
 
 def _picture_of(source: "DataSource", other: "DataSource | None") -> "Callable[[str], np.ndarray]":
     """id -> native image, of either dataset."""
-    from src.data.survey import native_image
 
     def picture(id_: str) -> "np.ndarray":
         if other is not None and id_.startswith(OTHER):
-            return native_image(other, id_.removeprefix(OTHER))
-        return native_image(source, id_)
+            return other.load_image(id_.removeprefix(OTHER))
+        return source.load_image(id_)
 
     return picture
 

@@ -276,7 +276,7 @@ def test_a_cache_that_cannot_be_written_in_still_serves(
     def refuse(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("src.data.source.write_json", refuse)
+    monkeypatch.setattr("src.data.cache.write_json", refuse)
     leaking(scenes, tmp_path).setup("fit")
 
 
@@ -298,7 +298,7 @@ def test_the_seed_of_the_split_draws_other_folds(scenes: Path, tmp_path: Path) -
 
 def test_leaks_are_sought_once_per_split(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaking(scenes, tmp_path).setup("fit")
-    monkeypatch.setattr("src.data.source.image_leaks", lambda *_: pytest.fail("sought again"))
+    monkeypatch.setattr("src.data.leaks.image_leaks", lambda *_: pytest.fail("sought again"))
     leaking(scenes, tmp_path).setup("fit")
     other = leaking(scenes, tmp_path)
     other.split = Split("holdout", "folder", {**other.parts, "train": other.parts["train"][1:]})

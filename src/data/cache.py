@@ -1,6 +1,7 @@
 """Decoded, resized pixels on disk, memory-mapped: a dataset is decoded once, not in every epoch.
 
-    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json, thumbs.npy
+    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json, thumbs.npy, and what
+                                                          is remembered of them
     <folder>/<dataset>/files-<root>.json                  SHA-256 of each source file with its size and times
 
 The key is made of the content of the source files, of the size, of the kind of view and of how masks read. So a changed
@@ -16,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ import PIL
 from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
 from src.data.transforms import view
-from src.files import lock, write_json
+from src.files import lock, replacing, write_json
 from src.progress import in_threads
 
 # Raised when decoding, a view, thumbnails or the layout of the files change: old directories are then no longer found.
@@ -81,6 +83,16 @@ class PixelStore:
         shape, offset = (entry.height, entry.width), entry.offset
         middle, end = offset + entry.height * entry.width * 3, offset + entry.bytes
         return self.pixels[offset:middle].reshape(*shape, 3), self.pixels[middle:end].reshape(shape)
+
+    def remembered(self, name: str, find: Callable[[], Any]) -> Any:
+        """What `find` returned the first time, as JSON beside the pixels: for what follows from the source files."""
+        file = self.path / f"{name}.json"
+        with suppress(OSError, ValueError):  # absent, or damaged
+            return json.loads(file.read_text(encoding="utf-8"))
+        found = find()
+        with suppress(OSError):  # a cache that others made may not be ours to write in
+            write_json(file, found)
+        return found
 
 
 def open_store(
@@ -177,10 +189,8 @@ def _build(
             raise Faults(faults)
         if not unchanged():
             raise ValueError(f"{target.parent.name}: source files changed while they were read; start again")
-        with (draft / "thumbs.npy").open("wb") as file:
+        with replacing(draft / "thumbs.npy") as file:
             np.save(file, np.stack(thumbs))
-            file.flush()
-            os.fsync(file.fileno())
         write_json(draft / "index.json", {"kind": kind, "size": size, "entries": entries})
         os.rename(draft, target)
     finally:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from src.data.cache import Faults
 from src.data.checks import header_faults, mixed_masks
+from src.data.leaks import refuse_leaks
 from src.data.pairs import PairingError
 from src.data.sampler import EpochSampler
 from src.data.samples import SampleDataset, collate, init_worker
@@ -102,7 +103,9 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         if faults:
             listed = "\n".join(f"  - {fault}" for fault in faults)
             raise ValueError(f"{self.dataset}: {len(faults)} things are wrong under {self.root}:\n{listed}")
-        self.refuse_leaks()
+        leaks = self.leaks  # also where they are allowed: `leak_notes` tells of them
+        if not self.allow_leaks:
+            refuse_leaks(leaks, self.split)
 
     @property
     def train_batches(self) -> int:

@@ -11,8 +11,7 @@ from src.data.decode import checked_intensity
 from src.data.foreground import checked_rule
 from src.data.groups import glas_patients, read_groups
 from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
-from src.data.source import KFOLD
-from src.data.splits import Split, holdout, isic2018_official
+from src.data.splits import KFOLD, Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
 
 ONE_LABEL_IDS = ("testB_3", "testB_11", "testB_18", "testB_19")  # of GlaS: one label for all glands in the release

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from src.data.decode import LOSSY_FORMATS
 from src.data.duplicates import Match
-from src.data.leaks import KINDS, Leak, across
+from src.data.leaks import KINDS, Leak, across, is_published
 from src.data.pairs import listed
 from src.data.survey import EMPTY, LABELS, Look
 
@@ -77,14 +77,17 @@ def singular(text: str) -> str:
 
 
 def leak_findings(found: Sequence[Leak], split: str, dataset: str) -> list[Finding]:
-    """Of an official split a leak into a test part is the authors', and of a severity of its own."""
+    """What the authors of an official split published is of a severity of its own."""
     findings = []
-    for leak, a, part_a, b, part_b, similarity in found:
-        kind = PATIENT if leak == "group" and dataset in OF_PATIENTS else KINDS[leak]
-        published = split == "official" and (part_a.startswith("test") or part_b.startswith("test"))
-        shown = similarity if leak == "near" else None
-        text, images = f"{kind} in {part_a} and {part_b}", ((a, part_a), (b, part_b))
-        findings.append(Finding(PUBLISHED if published else LEAK, kind, text, images, shown))
+    for leak in found:
+        kind = PATIENT if leak.kind == "group" and dataset in OF_PATIENTS else KINDS[leak.kind]
+        severity = PUBLISHED if is_published(leak, split) else LEAK
+        shown = leak.similarity if leak.kind == "near" else None
+        text, images = (
+            f"{kind} in {leak.part_a} and {leak.part_b}",
+            ((leak.id_a, leak.part_a), (leak.id_b, leak.part_b)),
+        )
+        findings.append(Finding(severity, kind, text, images, shown))
     return findings
 
 

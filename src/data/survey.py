@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from src.data.decode import LOSSY_FORMATS, file_type, read_image, read_labels, read_mask
+from src.data.decode import LOSSY_FORMATS, file_type, read_labels, read_mask
 from src.data.duplicates import SIDE, Thumbs, pixel_digest, thumbnail
 from src.data.pairs import Pair
 from src.data.source import DataSource
@@ -53,11 +53,6 @@ class Survey:
     thumbs: Thumbs
 
 
-def native_image(source: DataSource, id_: str) -> npt.NDArray[np.uint8]:
-    """The one way in which an audit reads images: as training does, with the source's intensity."""
-    return read_image(source.pairs[id_].image, source.intensity)
-
-
 def survey(source: DataSource, prefix: str = "") -> Survey:
     """Reads every image and mask once; `prefix` goes before all ids."""
 
@@ -74,7 +69,7 @@ def _look(source: DataSource, pair: Pair, prefix: str) -> tuple[Look, Thumbs]:
     look, thumb = Look(prefix + pair.id), np.zeros((SIDE, SIDE, 3), np.uint8)
     try:
         look.format, look.mode = file_type(pair.image)
-        image = native_image(source, pair.id)
+        image = source.load_image(pair.id)
         look.height, look.width = image.shape[:2]
         look.digest, thumb = pixel_digest(image), thumbnail(image)
         _look_at_mask(look, pair, source.foreground)
