@@ -18,6 +18,7 @@ import PIL.Image
 import pytest
 
 from src.data import cache as cache_module
+from src.data import checks
 from src.data.cache import PixelStore
 from src.data.datasets import Folder
 from src.data.samples import SampleDataset
@@ -80,18 +81,34 @@ def test_cached_training_is_uncached_training(images: Path, tmp_path: Path, crop
     assert training_stream(cached) == training_stream(plain)
 
 
-def test_a_second_start_reads_no_source_image(images: Path, tmp_path: Path, opened: list[str]) -> None:
+@pytest.mark.parametrize("mask", ["instances", "auto"])
+def test_a_second_start_reads_no_source_image(images: Path, tmp_path: Path, opened: list[str], mask: str) -> None:
     def sources_read() -> int:
         number = sum(name.startswith(str(images)) for name in opened)
         opened.clear()
         return number
 
-    first = training_stream(source_of(images, tmp_path / "cache", crop="mixed"))
+    first = training_stream(source_of(images, tmp_path / "cache", crop="mixed", mask=mask))
     assert sources_read() >= 2 * len(IDS)
-    assert training_stream(source_of(images, tmp_path / "cache", crop="mixed")) == first
+    assert training_stream(source_of(images, tmp_path / "cache", crop="mixed", mask=mask)) == first
     assert sources_read() == 0
-    assert training_stream(source_of(images, None, crop="mixed")) == first
+    assert training_stream(source_of(images, None, crop="mixed", mask=mask)) == first
     assert sources_read() >= 2 * len(IDS)  # the count sees what is read
+
+
+def test_masks_of_several_kinds_are_refused_by_a_second_start_too(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.fromarray(np.full((90, 120), 255, np.uint8)).save(images / "masks" / f"{IDS[2]}.png")
+    real, decoded = checks.mask_kind, []
+    monkeypatch.setattr(checks, "mask_kind", lambda path: decoded.append(path.stem) or real(path))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"11 of kind 'labels or grey', but 0 and 255: {IDS[2]}"):
+            source_of(images, tmp_path / "cache", mask="auto")
+    assert sorted(decoded) == IDS  # once each
+    PIL.Image.fromarray(np.ones((90, 120), np.uint8)).save(images / "masks" / f"{IDS[2]}.png")  # a map of one label
+    source_of(images, tmp_path / "cache", mask="auto")
+    assert len(decoded) == 2 * len(IDS)  # a changed mask has them looked at again
 
 
 def test_workers_share_the_mapped_file(images: Path, tmp_path: Path) -> None:

@@ -187,7 +187,9 @@ def test_auto_refuses_masks_of_several_kinds(tmp_path: Path) -> None:
     )
     PIL.Image.fromarray(np.full((24, 32), 7, np.uint8)).save(tmp_path / "masks" / "c.png")
     PIL.Image.fromarray(np.zeros((24, 32), np.uint8)).save(tmp_path / "masks" / "d.png")  # empty: of any kind
-    with pytest.raises(ValueError, match=r"several kinds: 4 of kind '0 and 255', but labels: c\. Save them alike"):
+    with pytest.raises(
+        ValueError, match=r"several kinds: 4 of kind '0 and 255', but labels or grey: c\. Save them alike"
+    ):
         Folder(root=str(tmp_path), num_workers=0).setup("fit")
     Folder(root=str(tmp_path), mask="instances", num_workers=0).setup("fit")
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from src.data.cache import PixelStore, open_store
-from src.data.checks import differ
+from src.data.checks import differ, mask_kinds
 from src.data.decode import image_size, read_image, read_labels, read_mask
 from src.data.folds import DEFAULT_FOLDS, available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
@@ -124,6 +124,12 @@ class DataSource:
     def reading(self) -> dict[str, Any]:
         """What `load` depends on besides the files."""
         return {"foreground": self.foreground, "intensity": self.intensity}
+
+    def mask_kinds(self) -> dict[str, str]:
+        """As `src.data.checks.mask_kinds`; once the pixels are cached no mask is decoded for it a second time."""
+        look = partial(mask_kinds, self.pairs)
+        store = self._stores.get("full")
+        return store.remembered("mask-kinds", look) if store else look()
 
     # -- pixels -----------------------------------------------------------------------------------
 
