@@ -22,6 +22,7 @@ from src.data import checks
 from src.data.cache import PixelStore
 from src.data.datasets import Folder
 from src.data.samples import SampleDataset
+from src.data.stores import main
 
 from .conftest import REPO
 from .layouts import example_pairs, write_folder
@@ -256,7 +257,7 @@ from src.data import cache
 from src.data.datasets import Folder
 view = cache.view
 def slow(*a):
-    import time; time.sleep(0.05); print("at work", flush=True); return view(*a)
+    import time; time.sleep(0.05); sys.stdout.write("at work\\n"); sys.stdout.flush(); return view(*a)
 cache.view = slow
 source = Folder(root=sys.argv[1], cache=sys.argv[2], size=32, num_workers=0, mask="instances", allow_leaks=True)
 source.setup("fit")
@@ -331,3 +332,32 @@ def test_a_folder_that_cannot_be_written_is_said(images: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file: .*data\.cache="):
         source_of(images, tmp_path / "file")
+
+
+# ---- what takes room
+
+
+def test_other_stores_are_told_listed_and_removed(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("EMISNET_CACHE", str(cache))
+    source_of(images, cache)
+    assert "other stores" not in capsys.readouterr().err
+    source_of(images, cache, size=48)
+    source_of(images, cache, mask="auto")
+    assert "other stores of folder at this size take 0 MB: python -m src.data.cache" in capsys.readouterr().err
+    first, _, last = sorted(stores(cache), key=lambda name: (cache / "folder" / name / "index.json").stat().st_mtime_ns)
+    os.utime(cache / "folder" / last / "index.json", (0, 0))
+    assert main([]) == 0
+    rows = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 3 and rows[0] == f"folder/{last}"  # the one unused for longest comes first
+    source_of(images, cache, mask="auto")  # which uses it
+    assert main([]) == 0 and capsys.readouterr().out.splitlines()[-1].endswith(f"folder/{last}")
+    assert main(["--remove", f"folder/{first}"]) == 0
+    assert f"removed          folder/{first}" in capsys.readouterr().out
+    assert first not in stores(cache) and len(stores(cache)) == 2 and not list(cache.glob("folder/.*"))
+    with pytest.raises(SystemExit):
+        main(["--remove", f"folder/{first}"])
+    assert f"holds no folder/{first}" in capsys.readouterr().err
+    source_of(images, cache)

@@ -29,6 +29,7 @@ import PIL
 
 from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
+from src.data.stores import stored
 from src.data.transforms import view
 from src.files import lock, replacing, write_json
 from src.progress import in_threads
@@ -127,6 +128,8 @@ def open_store(
                 if (store := _opened(target)) is None:  # else another process built it while we waited
                     before = _states(files)
                     store = _build(target, kind, size, sorted(pairs), load, lambda: _states(files) == before)
+        with suppress(OSError):  # a cache that others made
+            os.utime(target / "index.json")  # last used now
         return store
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -196,6 +199,11 @@ def _build(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     print(f"cached {len(ids)} images ({offset / 1e6:,.0f} MB) in {target}", file=sys.stderr)
+    if others := [
+        store.bytes for store in stored(target.parent, f"{kind}-{size[0]}x{size[1]}-*") if store.path != target
+    ]:
+        told = f"other stores of {target.parent.name} at this size take {sum(others) / 1e6:,.0f} MB"
+        print(f"{told}: python -m src.data.cache shows and removes them", file=sys.stderr)
     return PixelStore(target)
 
 
@@ -246,3 +254,9 @@ def _sha256(file: Path) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; make it readable, or move it away") from error
+
+
+if __name__ == "__main__":
+    from src.data.stores import main
+
+    sys.exit(main())

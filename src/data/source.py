@@ -166,8 +166,7 @@ class DataSource:
 
     @cached_property
     def split(self) -> Split:
-        """Made on first use; may be set to score by another run's split."""
-        self._fetch()
+        """Made on first use, from `pairs` unless committed; may be set to score by another run's split."""
         split = self._kfold() if self.fold is not None else self.make_split()
         if self.fold is None and split.name != self.split_name:
             raise ValueError(
