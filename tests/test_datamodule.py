@@ -513,6 +513,22 @@ def test_synthetic_needs_nothing_on_disk() -> None:
     assert (again == image).all() and (other != image).any()
 
 
+def test_synthetic_folds_test_every_image_once() -> None:
+    settings: dict[str, Any] = {
+        "counts": (8, 2, 2),
+        "native_size": (40, 48),
+        "size": 32,
+        "n_folds": 3,
+        "num_workers": 0,
+    }
+    sources = [Synthetic(fold=fold, **settings) for fold in range(3)]
+    sources[0].setup("fit")
+    tested = [id_ for source in sources for id_ in source.parts["test"]]
+    assert sorted(tested) == sorted(sources[0].ids_on_disk()) and len(tested) == 12
+    assert sources[1].split.name == "kfold3-1" and sources[1].unlisted() == []
+    assert {part: len(sources[0].require(part)) for part in sources[0].parts} == {"train": 4, "val": 4, "test": 4}
+
+
 def test_synthetic_kinds_are_checked() -> None:
     with pytest.raises(ValueError, match=r"data\.kinds=\['brain'\] cannot be generated\. Possible: "):
         Synthetic(kinds=("brain",))

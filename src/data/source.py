@@ -195,10 +195,10 @@ class DataSource:
                 f"{len(absent)} images are not under {self.root}: {listed(absent)}. Put them there, or take the "
                 f"committed data.n_folds={DEFAULT_FOLDS}."
             )
-        folds = kfold(self._areas(ids), n_folds=self.n_folds, seed=self.fold_seed, groups=self.groups())
+        folds = kfold(self.areas(ids), n_folds=self.n_folds, seed=self.fold_seed, groups=self.groups())
         return fold_split(folds, self.fold, self.dataset)
 
-    def _areas(self, ids: Sequence[str]) -> dict[str, float]:
+    def areas(self, ids: Sequence[str]) -> dict[str, float]:
         """id -> lesion area as a fraction of the native image."""
         if self.cache:
             entries = self._store("full").entries
