@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     from src.data.survey import Look, Survey
 
 OTHER = "against:"  # before the ids of the other dataset, which may be named like those of this one
-SHOWN, FEW = 20, 3  # leaks and faults printed of each severity, and images of a note; the files have all
 
 
 @dataclass
@@ -57,7 +56,8 @@ class Audit:
     @property
     def folder(self) -> Path:
         """Where it goes by default: other splits and other datasets have another."""
-        names = [self.name, self.source.split.name] + (["against", self.other.name] if self.other else [])
+        names = [_called(self.name, self.source), self.source.split.name]
+        names += ["against", _called(self.other.name, self.other.source)] if self.other else []
         return Path("audits") / "-".join(names).replace("/", "_")
 
     @property
@@ -128,6 +128,11 @@ class Audit:
             "counts": dict(Counter(finding.severity for finding in self.findings)),
             "findings": [finding._asdict() for finding in self.findings],
         }
+
+
+def _called(name: str, source: "DataSource") -> str:
+    """data=folder may be any folder, and is called by that too."""
+    return f"{name}-{source.root.resolve().name}" if name == "folder" else name
 
 
 def examine(source: "DataSource", other: "DataSource | None" = None, name: str = "", other_name: str = "") -> Audit:
@@ -214,12 +219,11 @@ def _groups(source: "DataSource") -> tuple[dict[str, str], list[str]]:
 
 def _picture_of(source: "DataSource", other: "DataSource | None") -> "Callable[[str], np.ndarray]":
     """id -> native image, of either dataset."""
-    from src.data.survey import native_image
 
     def picture(id_: str) -> "np.ndarray":
         if other is not None and id_.startswith(OTHER):
-            return native_image(other, id_.removeprefix(OTHER))
-        return native_image(source, id_)
+            return other.load_image(id_.removeprefix(OTHER))
+        return source.load_image(id_)
 
     return picture
 
@@ -234,54 +238,10 @@ def write_audit(audit: Audit, folder: Path) -> None:
     write_text(folder / "audit.html", page(audit))
 
 
-def print_audit(audit: Audit) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from src.data.findings import FAULT, LEAK, tally
-
-    console = Console(width=max(110, Console().width))
-    table = Table(title=escape(f"{audit.title}, split {audit.source.split.name}"), title_justify="left")
-    for column in ("part", "images", "height x width (median)", "lesion area (median)", "smallest", "largest", "empty"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for row in audit.parts_table():
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table)
-    lines = [audit.comparison] if audit.other else []
-    lines += [tally(audit.of(severity)) for severity in (LEAK, FAULT) if audit.of(severity)]
-    for severity in (LEAK, FAULT):
-        lines += _lines(audit.of(severity))
-    for line in [*lines, *_published_lines(audit), *_note_lines(audit)]:
-        console.print(line, markup=False, highlight=False)
-
-
-def _lines(found: "list[Finding]") -> list[str]:
-    """Of one severity: a line each, the first SHOWN."""
-    lines = []
-    for finding in found[:SHOWN]:
-        who = " and ".join(f"{id_} ({part or 'no part'})" for id_, part in finding.images)
-        lines.append(": ".join(text for text in (finding.severity, who, finding.text) if text))
-    if len(found) > SHOWN:
-        lines.append(f"... and {len(found) - SHOWN} more {found[0].severity}s in audit.json")
-    return lines
-
-
-def _published_lines(audit: Audit) -> list[str]:
-    from src.data.findings import PUBLISHED, PUBLISHED_SO, tally, told
-
-    found = audit.of(PUBLISHED)
-    return [f"{tally(found)}; {PUBLISHED_SO}", *(f"  {text}" for text in told(found, SHOWN))] if found else []
-
-
-def _note_lines(audit: Audit) -> list[str]:
-    from src.data.findings import NOTE, told
-
-    return [f"note: {text}" for text in told(audit.of(NOTE), FEW)]
-
-
 def _run(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
+
+    from src.audit_print import print_audit
 
     if not cfg.get("data"):
         raise ConfigError("which dataset? For example python -m src.audit data=kvasir_seg")

@@ -25,6 +25,7 @@ ROOMS = {
     "rundir.py": {"src.files"},
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
+    "audit_print.py": {"src.audit", "src.data"},
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
     "loggers.py": set(),
     "callbacks.py": {"src.files", "src.rundir"},

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.audit import Audit, examine, print_audit, write_audit
+from src.audit import Audit, examine, write_audit
+from src.audit_print import print_audit
 from src.data.datasets import Folder, GlaS, Synthetic
 from src.data.findings import Finding, leak_findings, look_findings, singular, tally
 from src.data.leaks import Leak
@@ -132,6 +133,9 @@ def test_configs_splits_and_others_have_folders_of_their_own(tmp_path: Path) -> 
     assert "<h1>Audit of my_polyps</h1>" in page and "my_polyps, split kfold5-1" in ended.stdout
     audit = examine(source, source, name="my_polyps", other_name="kvasir_seg")
     assert audit.folder == Path("audits/my_polyps-holdout-against-kvasir_seg")
+    other = folder(tmp_path / "theirs", IDS[:4], seed=50)
+    assert examine(source).folder == Path("audits/folder-mine-holdout")
+    assert examine(source, other).folder == Path("audits/folder-mine-holdout-against-folder-theirs")
 
 
 def test_deep_images_are_read_with_the_range_of_their_source(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ import PIL.Image
 import pytest
 
 from src.data import cache as cache_module
+from src.data import checks
 from src.data.cache import PixelStore
 from src.data.datasets import Folder
 from src.data.samples import SampleDataset
+from src.data.stores import main
 
 from .conftest import REPO
 from .layouts import example_pairs, write_folder
@@ -80,18 +82,34 @@ def test_cached_training_is_uncached_training(images: Path, tmp_path: Path, crop
     assert training_stream(cached) == training_stream(plain)
 
 
-def test_a_second_start_reads_no_source_image(images: Path, tmp_path: Path, opened: list[str]) -> None:
+@pytest.mark.parametrize("mask", ["instances", "auto"])
+def test_a_second_start_reads_no_source_image(images: Path, tmp_path: Path, opened: list[str], mask: str) -> None:
     def sources_read() -> int:
         number = sum(name.startswith(str(images)) for name in opened)
         opened.clear()
         return number
 
-    first = training_stream(source_of(images, tmp_path / "cache", crop="mixed"))
+    first = training_stream(source_of(images, tmp_path / "cache", crop="mixed", mask=mask))
     assert sources_read() >= 2 * len(IDS)
-    assert training_stream(source_of(images, tmp_path / "cache", crop="mixed")) == first
+    assert training_stream(source_of(images, tmp_path / "cache", crop="mixed", mask=mask)) == first
     assert sources_read() == 0
-    assert training_stream(source_of(images, None, crop="mixed")) == first
+    assert training_stream(source_of(images, None, crop="mixed", mask=mask)) == first
     assert sources_read() >= 2 * len(IDS)  # the count sees what is read
+
+
+def test_masks_of_several_kinds_are_refused_by_a_second_start_too(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.fromarray(np.full((90, 120), 255, np.uint8)).save(images / "masks" / f"{IDS[2]}.png")
+    real, decoded = checks.mask_kind, []
+    monkeypatch.setattr(checks, "mask_kind", lambda path: decoded.append(path.stem) or real(path))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"11 of kind 'labels or grey', but 0 and 255: {IDS[2]}"):
+            source_of(images, tmp_path / "cache", mask="auto")
+    assert sorted(decoded) == IDS  # once each
+    PIL.Image.fromarray(np.ones((90, 120), np.uint8)).save(images / "masks" / f"{IDS[2]}.png")  # a map of one label
+    source_of(images, tmp_path / "cache", mask="auto")
+    assert len(decoded) == 2 * len(IDS)  # a changed mask has them looked at again
 
 
 def test_workers_share_the_mapped_file(images: Path, tmp_path: Path) -> None:
@@ -239,7 +257,7 @@ from src.data import cache
 from src.data.datasets import Folder
 view = cache.view
 def slow(*a):
-    import time; time.sleep(0.05); print("at work", flush=True); return view(*a)
+    import time; time.sleep(0.05); sys.stdout.write("at work\\n"); sys.stdout.flush(); return view(*a)
 cache.view = slow
 source = Folder(root=sys.argv[1], cache=sys.argv[2], size=32, num_workers=0, mask="instances", allow_leaks=True)
 source.setup("fit")
@@ -314,3 +332,32 @@ def test_a_folder_that_cannot_be_written_is_said(images: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file: .*data\.cache="):
         source_of(images, tmp_path / "file")
+
+
+# ---- what takes room
+
+
+def test_other_stores_are_told_listed_and_removed(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("EMISNET_CACHE", str(cache))
+    source_of(images, cache)
+    assert "other stores" not in capsys.readouterr().err
+    source_of(images, cache, size=48)
+    source_of(images, cache, mask="auto")
+    assert "other stores of folder at this size take 0 MB: python -m src.data.cache" in capsys.readouterr().err
+    first, _, last = sorted(stores(cache), key=lambda name: (cache / "folder" / name / "index.json").stat().st_mtime_ns)
+    os.utime(cache / "folder" / last / "index.json", (0, 0))
+    assert main([]) == 0
+    rows = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 3 and rows[0] == f"folder/{last}"  # the one unused for longest comes first
+    source_of(images, cache, mask="auto")  # which uses it
+    assert main([]) == 0 and capsys.readouterr().out.splitlines()[-1].endswith(f"folder/{last}")
+    assert main(["--remove", f"folder/{first}"]) == 0
+    assert f"removed          folder/{first}" in capsys.readouterr().out
+    assert first not in stores(cache) and len(stores(cache)) == 2 and not list(cache.glob("folder/.*"))
+    with pytest.raises(SystemExit):
+        main(["--remove", f"folder/{first}"])
+    assert f"holds no folder/{first}" in capsys.readouterr().err
+    source_of(images, cache)

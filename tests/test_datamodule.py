@@ -187,7 +187,9 @@ def test_auto_refuses_masks_of_several_kinds(tmp_path: Path) -> None:
     )
     PIL.Image.fromarray(np.full((24, 32), 7, np.uint8)).save(tmp_path / "masks" / "c.png")
     PIL.Image.fromarray(np.zeros((24, 32), np.uint8)).save(tmp_path / "masks" / "d.png")  # empty: of any kind
-    with pytest.raises(ValueError, match=r"several kinds: 4 of kind '0 and 255', but labels: c\. Save them alike"):
+    with pytest.raises(
+        ValueError, match=r"several kinds: 4 of kind '0 and 255', but labels or grey: c\. Save them alike"
+    ):
         Folder(root=str(tmp_path), num_workers=0).setup("fit")
     Folder(root=str(tmp_path), mask="instances", num_workers=0).setup("fit")
 
@@ -276,7 +278,7 @@ def test_a_cache_that_cannot_be_written_in_still_serves(
     def refuse(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("src.data.source.write_json", refuse)
+    monkeypatch.setattr("src.data.cache.write_json", refuse)
     leaking(scenes, tmp_path).setup("fit")
 
 
@@ -298,7 +300,7 @@ def test_the_seed_of_the_split_draws_other_folds(scenes: Path, tmp_path: Path) -
 
 def test_leaks_are_sought_once_per_split(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaking(scenes, tmp_path).setup("fit")
-    monkeypatch.setattr("src.data.source.image_leaks", lambda *_: pytest.fail("sought again"))
+    monkeypatch.setattr("src.data.leaks.image_leaks", lambda *_: pytest.fail("sought again"))
     leaking(scenes, tmp_path).setup("fit")
     other = leaking(scenes, tmp_path)
     other.split = Split("holdout", "folder", {**other.parts, "train": other.parts["train"][1:]})
@@ -509,6 +511,22 @@ def test_synthetic_needs_nothing_on_disk() -> None:
         for seed in (0, 1)
     )
     assert (again == image).all() and (other != image).any()
+
+
+def test_synthetic_folds_test_every_image_once() -> None:
+    settings: dict[str, Any] = {
+        "counts": (8, 2, 2),
+        "native_size": (40, 48),
+        "size": 32,
+        "n_folds": 3,
+        "num_workers": 0,
+    }
+    sources = [Synthetic(fold=fold, **settings) for fold in range(3)]
+    sources[0].setup("fit")
+    tested = [id_ for source in sources for id_ in source.parts["test"]]
+    assert sorted(tested) == sorted(sources[0].ids_on_disk()) and len(tested) == 12
+    assert sources[1].split.name == "kfold3-1" and sources[1].unlisted() == []
+    assert {part: len(sources[0].require(part)) for part in sources[0].parts} == {"train": 4, "val": 4, "test": 4}
 
 
 def test_synthetic_kinds_are_checked() -> None:

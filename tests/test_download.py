@@ -670,6 +670,12 @@ def test_the_datamodule_gets_what_it_lacks(server: Server, polyps: Split, tmp_pa
     assert len(server.asked) == 1
 
 
+def test_nothing_is_fetched_for_a_split_that_does_not_exist(server: Server, polyps: Split, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no split 'oficial' of 'kvasir_seg'"):
+        KvasirSEG(root=str(tmp_path / polyps.dataset), split="oficial", download=True).setup("fit")
+    assert server.asked == []
+
+
 def test_a_failed_download_is_one_message(server: Server, polyps: Split, tmp_path: Path) -> None:
     server.usual = status(404)
     with pytest.raises(ValueError, match=r"the server answered 404 .*put it as .*kvasir-seg\.zip"):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.data.decode import read_mask
-from src.data.foreground import checked_rule
+from src.data.foreground import checked_rule, kind_of, kinds_told_apart, stored_values
 
 SKIN_LESION = {0: 0, 1: 0, 2: 1}
 
@@ -85,3 +85,32 @@ def test_what_is_neither_name_nor_mapping_lists_the_names(rule: Any) -> None:
         checked_rule(rule)
     assert checked_rule("auto") == "auto"
     assert checked_rule(checked_rule({"0": 0, "2": True})) == {0: 0, 2: 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "is_lossy", "kind"),
+    [
+        ([0], False, "only 0"),
+        ([0], True, "only 0"),  # every rule reads it alike
+        ([0, 1], False, "0 and 1"),
+        ([255], False, "0 and 255"),
+        ([0, 255], True, "lossy"),
+        ([0, 1, 255], False, "labels or grey"),
+        ([0, 70000], False, "labels or grey"),
+    ],
+)
+def test_the_kind_of_a_mask(values: list[int], is_lossy: bool, kind: str) -> None:
+    assert kind_of(values, is_lossy=is_lossy) == kind
+
+
+def test_one_label_among_label_maps_is_no_other_kind() -> None:
+    kinds = {"a": "0 and 1", "b": "only 0"}
+    assert kinds_told_apart(kinds) == {"a": "0 and 1"}
+    assert kinds_told_apart(kinds | {"c": "labels or grey"}) == {"a": "labels or grey", "c": "labels or grey"}
+    assert kinds_told_apart(kinds | {"c": "lossy"}) == {"a": "0 and 1", "c": "lossy"}
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [-3, 0, 7], [0, 65535, 70000]])
+def test_stored_values_are_each_once(values: list[int]) -> None:
+    assert stored_values(np.array([values, values[::-1]], np.int32)) == values
+    assert stored_values(np.array([[True, False]])) == [0, 1]

@@ -1,6 +1,7 @@
 """Decoded, resized pixels on disk, memory-mapped: a dataset is decoded once, not in every epoch.
 
-    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json, thumbs.npy
+    <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json, thumbs.npy, and what
+                                                          is remembered of them
     <folder>/<dataset>/files-<root>.json                  SHA-256 of each source file with its size and times
 
 The key is made of the content of the source files, of the size, of the kind of view and of how masks read. So a changed
@@ -16,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,8 +29,9 @@ import PIL
 
 from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
+from src.data.stores import stored
 from src.data.transforms import view
-from src.files import lock, write_json
+from src.files import lock, replacing, write_json
 from src.progress import in_threads
 
 # Raised when decoding, a view, thumbnails or the layout of the files change: old directories are then no longer found.
@@ -82,6 +85,16 @@ class PixelStore:
         middle, end = offset + entry.height * entry.width * 3, offset + entry.bytes
         return self.pixels[offset:middle].reshape(*shape, 3), self.pixels[middle:end].reshape(shape)
 
+    def remembered(self, name: str, find: Callable[[], Any]) -> Any:
+        """What `find` returned the first time, as JSON beside the pixels: for what follows from the source files."""
+        file = self.path / f"{name}.json"
+        with suppress(OSError, ValueError):  # absent, or damaged
+            return json.loads(file.read_text(encoding="utf-8"))
+        found = find()
+        with suppress(OSError):  # a cache that others made may not be ours to write in
+            write_json(file, found)
+        return found
+
 
 def open_store(
     folder: Path,
@@ -115,6 +128,8 @@ def open_store(
                 if (store := _opened(target)) is None:  # else another process built it while we waited
                     before = _states(files)
                     store = _build(target, kind, size, sorted(pairs), load, lambda: _states(files) == before)
+        with suppress(OSError):  # a cache that others made
+            os.utime(target / "index.json")  # last used now
         return store
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -177,15 +192,18 @@ def _build(
             raise Faults(faults)
         if not unchanged():
             raise ValueError(f"{target.parent.name}: source files changed while they were read; start again")
-        with (draft / "thumbs.npy").open("wb") as file:
+        with replacing(draft / "thumbs.npy") as file:
             np.save(file, np.stack(thumbs))
-            file.flush()
-            os.fsync(file.fileno())
         write_json(draft / "index.json", {"kind": kind, "size": size, "entries": entries})
         os.rename(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     print(f"cached {len(ids)} images ({offset / 1e6:,.0f} MB) in {target}", file=sys.stderr)
+    if others := [
+        store.bytes for store in stored(target.parent, f"{kind}-{size[0]}x{size[1]}-*") if store.path != target
+    ]:
+        told = f"other stores of {target.parent.name} at this size take {sum(others) / 1e6:,.0f} MB"
+        print(f"{told}: python -m src.data.cache shows and removes them", file=sys.stderr)
     return PixelStore(target)
 
 
@@ -236,3 +254,9 @@ def _sha256(file: Path) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; make it readable, or move it away") from error
+
+
+if __name__ == "__main__":
+    from src.data.stores import main
+
+    sys.exit(main())

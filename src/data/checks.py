@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from src.data.decode import image_size, mask_kind
+from src.data.foreground import kinds_told_apart
 from src.data.pairs import Pair, listed
 from src.progress import in_threads
 
@@ -23,17 +24,27 @@ def header_faults(pairs: Iterable[Pair]) -> list[str]:
 
 
 def mixed_masks(pairs: Mapping[str, Pair]) -> list[str]:
-    """What is wrong if the masks are of several kinds, which the rule "auto" would read by several rules."""
+    """`mixed_kinds` of masks that are all decoded for it."""
+    return mixed_kinds(mask_kinds(pairs))
+
+
+def mask_kinds(pairs: Mapping[str, Pair]) -> dict[str, str]:
+    """id -> `src.data.decode.mask_kind`; decodes every mask. Unreadable ones are named elsewhere, and left out."""
 
     def kind(pair: Pair) -> str | None:
-        with suppress(ValueError):  # an unreadable one is named elsewhere
+        with suppress(ValueError):
             return mask_kind(pair.mask)
         return None
 
+    kinds = zip(pairs, in_threads(kind, list(pairs.values()), "looking at masks"), strict=True)
+    return {id_: found for id_, found in kinds if found}
+
+
+def mixed_kinds(kinds: Mapping[str, str]) -> list[str]:
+    """What is wrong if masks (id -> kind) are of several kinds, which the rule "auto" would read by several rules."""
     ids_of: dict[str, list[str]] = {}
-    for id_, found in zip(pairs, in_threads(kind, list(pairs.values()), "looking at masks"), strict=True):
-        if found:
-            ids_of.setdefault(found, []).append(id_)
+    for id_, kind in kinds_told_apart(kinds).items():
+        ids_of.setdefault(kind, []).append(id_)
     if len(ids_of) < 2:
         return []
     most = max(ids_of, key=lambda kind: len(ids_of[kind]))

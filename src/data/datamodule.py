@@ -13,7 +13,8 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader
 
 from src.data.cache import Faults
-from src.data.checks import header_faults, mixed_masks
+from src.data.checks import header_faults, mixed_kinds
+from src.data.leaks import refuse_leaks
 from src.data.pairs import PairingError
 from src.data.sampler import EpochSampler
 from src.data.samples import SampleDataset, collate, init_worker
@@ -92,7 +93,7 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
             except ValueError as error:
                 faults.append(str(error))
         if self.foreground == "auto" and self.on_disk:
-            faults += mixed_masks(self.pairs)
+            faults += mixed_kinds(self.mask_kinds())
         if self.on_disk and not self.cache:
             parts = ["train", "val", *self.tests_on_disk()]
             there = self.ids_on_disk()
@@ -102,7 +103,9 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         if faults:
             listed = "\n".join(f"  - {fault}" for fault in faults)
             raise ValueError(f"{self.dataset}: {len(faults)} things are wrong under {self.root}:\n{listed}")
-        self.refuse_leaks()
+        leaks = self.leaks  # also where they are allowed: `leak_notes` tells of them
+        if not self.allow_leaks:
+            refuse_leaks(leaks, self.split)
 
     @property
     def train_batches(self) -> int:

@@ -11,8 +11,7 @@ from src.data.decode import checked_intensity
 from src.data.foreground import checked_rule
 from src.data.groups import glas_patients, read_groups
 from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2018_parts, kvasir_seg_pairs
-from src.data.source import KFOLD
-from src.data.splits import Split, holdout, isic2018_official
+from src.data.splits import KFOLD, Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
 
 ONE_LABEL_IDS = ("testB_3", "testB_11", "testB_18", "testB_19")  # of GlaS: one label for all glands in the release
@@ -118,7 +117,8 @@ class Folder(SegmentationDataModule):
 class Synthetic(SegmentationDataModule):
     """Generated images that look like the task, made in memory: the default, so that nothing needs downloading.
 
-    `kinds` are drawn in turn; `counts` are the images of train, val and test; `native_size` is (H, W).
+    `kinds` are drawn in turn; `counts` are the images of train, val and test; `native_size` is (H, W). With `fold` all
+    of them are drawn into folds instead.
     """
 
     dataset = "synthetic"
@@ -133,7 +133,8 @@ class Synthetic(SegmentationDataModule):
         data_seed: int = 0,
         **common: Any,  # the base's arguments, checked there
     ):
-        super().__init__(root="(generated)", split="generated", **common)
+        split = "generated" if common.get("fold") is None else KFOLD
+        super().__init__(root="(generated)", split=split, **common)
         if wrong := set(kinds) - set(KINDS):
             raise ValueError(f"data.kinds={sorted(wrong)} cannot be generated. Possible: {', '.join(KINDS)}.")
         self.kinds, self.counts = tuple(kinds), tuple(counts)
@@ -141,11 +142,17 @@ class Synthetic(SegmentationDataModule):
         self.data_seed = data_seed
         self._made: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
+    def ids_to_fold(self) -> list[str]:
+        return [f"{self.kinds[i % len(self.kinds)]}_{i:05d}" for i in range(sum(self.counts))]
+
     def ids_on_disk(self) -> set[str]:
-        return set().union(*self.parts.values())
+        return set(self.ids_to_fold())
+
+    def areas(self, ids: Sequence[str]) -> dict[str, float]:
+        return {id_: float(self.load(id_)[1].mean()) for id_ in ids}
 
     def make_split(self) -> Split:
-        ids = [f"{self.kinds[i % len(self.kinds)]}_{i:05d}" for i in range(sum(self.counts))]
+        ids = self.ids_to_fold()
         train, val, _ = self.counts
         parts = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
         return Split(self.split_name, self.dataset, {part: tuple(members) for part, members in parts.items()})

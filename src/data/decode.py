@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from src.data.foreground import checked_rule, kind_of, to_foreground
+from src.data.foreground import checked_rule, kind_of, stored_values, to_foreground
 
 MAX_PIXELS = 64_000_000  # a 130 KB file can declare 1 Gpx; checked in the header, before anything is decoded
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # nothing else is even tried: EPS would start Ghostscript
@@ -97,11 +97,11 @@ def read_mask(path: str | Path, foreground: str | Mapping[Any, int]) -> npt.NDAr
     return to_foreground(labels, rule, is_lossy=is_lossy, path=path)
 
 
-def mask_kind(path: str | Path) -> str | None:
+def mask_kind(path: str | Path) -> str:
     """See `kind_of` in src.data.foreground. ValueError: as `read_labels`."""
     with _opened(path) as image:
         is_lossy = image.format in LOSSY_FORMATS
-        return kind_of(_labels(image, path), is_lossy=is_lossy)
+        return kind_of(stored_values(_labels(image, path)), is_lossy=is_lossy)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from src.data.decode import LOSSY_FORMATS
 from src.data.duplicates import Match
-from src.data.leaks import KINDS, Leak, across
+from src.data.foreground import kinds_told_apart
+from src.data.leaks import KINDS, Leak, across, is_published
 from src.data.pairs import listed
-from src.data.survey import EMPTY, LABELS, Look
+from src.data.survey import Look
 
 SEVERITIES = LEAK, FAULT, PUBLISHED, NOTE = "leak", "fault", "published leak", "note"
 SPOILING = LEAK, FAULT  # nobody who compares with papers can mend what their authors published
@@ -77,14 +77,17 @@ def singular(text: str) -> str:
 
 
 def leak_findings(found: Sequence[Leak], split: str, dataset: str) -> list[Finding]:
-    """Of an official split a leak into a test part is the authors', and of a severity of its own."""
+    """What the authors of an official split published is of a severity of its own."""
     findings = []
-    for leak, a, part_a, b, part_b, similarity in found:
-        kind = PATIENT if leak == "group" and dataset in OF_PATIENTS else KINDS[leak]
-        published = split == "official" and (part_a.startswith("test") or part_b.startswith("test"))
-        shown = similarity if leak == "near" else None
-        text, images = f"{kind} in {part_a} and {part_b}", ((a, part_a), (b, part_b))
-        findings.append(Finding(PUBLISHED if published else LEAK, kind, text, images, shown))
+    for leak in found:
+        kind = PATIENT if leak.kind == "group" and dataset in OF_PATIENTS else KINDS[leak.kind]
+        severity = PUBLISHED if is_published(leak, split) else LEAK
+        shown = leak.similarity if leak.kind == "near" else None
+        text, images = (
+            f"{kind} in {leak.part_a} and {leak.part_b}",
+            ((leak.id_a, leak.part_a), (leak.id_b, leak.part_b)),
+        )
+        findings.append(Finding(severity, kind, text, images, shown))
     return findings
 
 
@@ -151,11 +154,10 @@ def _specks(looks: Sequence[Look]) -> list[Finding]:
 def _mixed(looks: Sequence[Look], rule: str | Mapping[Any, int]) -> list[Finding]:
     """Masks of several kinds in one dataset often are a conversion that went wrong for some."""
     members: dict[tuple[str, str], list[str]] = {}  # (values, file type) -> ids
-    some_labels = any(look.mask_kind == LABELS for look in looks)
+    kinds = kinds_told_apart({look.id: look.mask_kind for look in looks if look.mask_kind})
     for look in looks:
-        if look.mask_kind not in ("", EMPTY):  # an empty mask is of every kind
-            key = _values(look, some_labels), f"{look.mask_format} {look.mask_mode}"
-            members.setdefault(key, []).append(look.id)
+        if look.id in kinds:
+            members.setdefault((kinds[look.id], f"{look.mask_format} {look.mask_mode}"), []).append(look.id)
     if len(members) < 2:
         return []
     (values, files), ids = max(members.items(), key=lambda item: len(item[1]))
@@ -165,9 +167,3 @@ def _mixed(looks: Sequence[Look], rule: str | Mapping[Any, int]) -> list[Finding
     if rule == "auto" and len({values for values, _ in members}) > 1:
         return [Finding(FAULT, "masks of several kinds", text + f". {AUTO}")]
     return [Finding(NOTE, "masks of several kinds", text)]
-
-
-def _values(look: Look, some_labels: bool) -> str:
-    if look.mask_format in LOSSY_FORMATS:
-        return "lossy"  # some happen to hold no other values than 0 and 255
-    return LABELS if look.mask_kind == "0 and 1" and some_labels else look.mask_kind  # a map of one label

@@ -14,9 +14,10 @@ from statistics import fmean, pstdev
 
 from src.data.decode import read_mask
 from src.data.pairs import Pair
-from src.data.splits import MANIFESTS, Split, content_hash, drawn_order, read_manifest
+from src.data.splits import KFOLD, MANIFESTS, Split, content_hash, drawn_order, read_manifest
 from src.progress import in_threads
 
+DEFAULT_FOLDS = 5  # committed for every dataset with committed splits
 MIN_FOLDS = 3  # one tests, another chooses, what is left trains
 DECILES = 10
 
@@ -54,7 +55,7 @@ class Folds:
 
 def available_folds(dataset: str) -> list[int]:
     """The numbers of folds that are committed for a dataset."""
-    found = (re.fullmatch(rf"{re.escape(dataset)}_kfold(\d+)", path.stem) for path in MANIFESTS.glob("*.json"))
+    found = (re.fullmatch(rf"{re.escape(dataset)}_{KFOLD}(\d+)", path.stem) for path in MANIFESTS.glob("*.json"))
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -65,7 +66,7 @@ def load_folds(dataset: str, n_folds: int) -> list[tuple[str, ...]]:
             f"no {n_folds} folds of {dataset!r} are committed, {known or 'nor any other number'}; choose a committed "
             "number, or draw folds with kfold"
         )
-    return read_folds(MANIFESTS / f"{dataset}_kfold{n_folds}.json").folds
+    return read_folds(MANIFESTS / f"{dataset}_{KFOLD}{n_folds}.json").folds
 
 
 def read_folds(path: str | Path) -> Folds:
@@ -94,7 +95,7 @@ def fold_split(folds: Sequence[Sequence[str]], fold: int, dataset: str) -> Split
     val = (fold + 1) % n_folds
     train = tuple(id_ for n, members in enumerate(folds) if n not in (fold, val) for id_ in members)
     parts = {"train": train, "val": tuple(folds[val]), "test": tuple(folds[fold])}
-    return Split(f"kfold{n_folds}-{fold}", dataset, parts, f"Fold {fold} of {n_folds} is test, fold {val} val.")
+    return Split(f"{KFOLD}{n_folds}-{fold}", dataset, parts, f"Fold {fold} of {n_folds} is test, fold {val} val.")
 
 
 def lesion_areas(pairs: Mapping[str, Pair], foreground: str | Mapping[int, int]) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """What the values stored in a mask mean: which are foreground, and which files leave that open."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+EMPTY, ZERO_ONE, BLACK_WHITE, LOSSY, LABELS = "only 0", "0 and 1", "0 and 255", "lossy", "labels or grey"  # of masks
 NAMED_RULES = ("binary", "threshold", "instances", "auto")
 FEW_LABELS = 64  # with more distinct values "auto" may be looking at a photograph; larger label maps say "instances"
 
@@ -50,15 +51,31 @@ def to_foreground(
     return (labels > (127 if rule == "threshold" else 0)).astype(np.uint8)
 
 
-def kind_of(labels: npt.NDArray[Any], *, is_lossy: bool) -> str | None:
-    """What a mask looks like to "auto": lossy, 0 and 255, or labels ({0, 1} are such); None for an empty one.
-
-    A dataset has one kind; where two meet, "auto" would read them by two rules in silence.
-    """
-    highest = labels.max(initial=0)
+def kind_of(values: Iterable[int], *, is_lossy: bool) -> str:
+    """What a mask that holds these values looks like to "auto"."""
+    held = set(values)
+    if held <= {0}:
+        return EMPTY
     if is_lossy:
-        return "lossy"
-    return None if highest == 0 else "0 and 255" if highest == 255 and set(np.unique(labels)) <= {0, 255} else "labels"
+        return LOSSY  # some happen to hold no other values than 0 and 255
+    return ZERO_ONE if held <= {0, 1} else BLACK_WHITE if held <= {0, 255} else LABELS
+
+
+def kinds_told_apart(kinds: Mapping[str, str]) -> dict[str, str]:
+    """id -> kind, from those of `kind_of`, such that "auto" reads two kinds by two rules.
+
+    A dataset has one such kind: where two meet, "auto" would read them differently in silence. Empty masks are left
+    out, since every rule reads them alike; 0 and 1 among label maps is a map of one label.
+    """
+    one_label = LABELS if LABELS in kinds.values() else ZERO_ONE
+    return {id_: one_label if kind == ZERO_ONE else kind for id_, kind in kinds.items() if kind != EMPTY}
+
+
+def stored_values(labels: npt.NDArray[Any]) -> list[int]:
+    """The different values of a mask (H, W), rising."""
+    few = labels.min(initial=0) >= 0 and labels.max(initial=0) < 1 << 16
+    values = np.flatnonzero(np.bincount(labels.ravel())) if few else np.unique(labels)  # which sorts every pixel
+    return [int(value) for value in values]
 
 
 def _counts(labels: npt.NDArray[Any], path: str | Path) -> dict[int, int]:

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from src.data.duplicates import Match, Thumbs, copies, near_duplicates
+from src.data.cache import PixelStore
+from src.data.duplicates import SEARCH, Match, Thumbs, copies, near_duplicates
+from src.data.splits import Split, is_test
 
+SHOWN = 20  # leaks listed in an error
 KINDS = {"exact": "same pixels", "near": "near-duplicates", "group": "same group"}  # patient, or known duplicates
 
 
@@ -71,3 +74,44 @@ def shared_groups(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str])
     for a, b in combinations(first, 2):
         for group in sorted(first[a].keys() & first[b].keys()):
             yield Leak("group", first[a][group], a, first[b][group], b)
+
+
+def cached_image_leaks(
+    store: PixelStore, split: Split, picture: Callable[[str], npt.NDArray[np.uint8]] | None
+) -> list[Leak]:
+    """`image_leaks` of the split of a store's images, sought once and remembered beside its pixels."""
+
+    def seek() -> list[Leak]:
+        digests = [entry.digest for entry in store.entries.values()]
+        return image_leaks(split.parts, list(store.entries), digests, store.thumbs, picture)
+
+    return [Leak(*fields) for fields in store.remembered(f"leaks-{SEARCH}-{split.hash}", seek)]
+
+
+# ---- what is done about them
+
+
+def is_published(leak: Leak, split: str) -> bool:
+    """Whether the authors of an official split made it so; scores on their test part are compared nevertheless."""
+    return split == "official" and (is_test(leak.part_a) or is_test(leak.part_b))
+
+
+def refuse_leaks(leaks: Sequence[Leak], split: Split) -> None:
+    """ValueError that lists the leaks, but for those that the split's authors published."""
+    found = [leak for leak in leaks if not is_published(leak, split.name)]
+    if found:
+        listing = "\n".join(f"  - {leak}" for leak in found[:SHOWN])
+        listing += f"\n  ... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise ValueError(
+            f"{split.dataset}, split {split.name!r}: {len(found)} leaks between its parts, which make scores "
+            f"better than they are:\n{listing}\nLook at them with python -m src.audit. Keep them on one side (take "
+            "one of each pair away, or give data.groups=<csv with a group for every image> of a folder), or train "
+            "nevertheless with data.allow_leaks=true."
+        )
+
+
+def leak_note(leaks: Sequence[Leak], split: Split) -> str:
+    """What to say of the leaks that training goes on with, at least one."""
+    published = all(is_published(leak, split.name) for leak in leaks)
+    whose = "by its authors" if published else "data.allow_leaks=true"
+    return f"{len(leaks)} leaks between the parts of this split ({whose}), such as {leaks[0]}"

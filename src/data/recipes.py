@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from src.data.folds import Folds, kfold, lesion_areas, read_folds
+from src.data.folds import DEFAULT_FOLDS, Folds, kfold, lesion_areas, read_folds
 from src.data.groups import glas_patients, near_duplicates
 from src.data.pairs import Pair, glas_pairs, isic2018_pairs, kvasir_seg_pairs, listed
-from src.data.splits import MANIFESTS, OFFICIAL_SIZES, Split, check_sizes, holdout, read_split
+from src.data.splits import KFOLD, MANIFESTS, OFFICIAL_SIZES, Split, check_sizes, holdout, holds_folds, read_split
 
 ISIC2018_SUBSET = 2000  # the square-cropped copy that the holdout is drawn from
 
@@ -56,13 +56,14 @@ def isic2018_holdout(ids: Sequence[str]) -> Split:
 def committed_folds(
     dataset: str, ids: Sequence[str], pairs: Mapping[str, Pair], foreground: str, groups: Mapping[str, str], about: str
 ) -> Folds:
-    """Five folds of `ids`. ValueError: some have no mask on disk to measure the lesion by."""
+    """The default number of folds of `ids`. ValueError: some have no mask on disk to measure the lesion by."""
+    name = f"{KFOLD}{DEFAULT_FOLDS}"
     if absent := sorted(set(ids) - pairs.keys()):
-        raise ValueError(f"{dataset} kfold5: {len(absent)} images are not on disk: {listed(absent)}; put them there")
+        raise ValueError(f"{dataset} {name}: {len(absent)} images are not on disk: {listed(absent)}; put them there")
     areas = lesion_areas({id_: pairs[id_] for id_ in ids}, foreground)
-    folds = kfold(areas, n_folds=5, groups=groups)
+    folds = kfold(areas, n_folds=DEFAULT_FOLDS, groups=groups)
     mean_areas = tuple(round(fmean(areas[id_] for id_ in members), 4) for members in folds)
-    return Folds("kfold5", dataset, folds, f"{about} (seed 0, balanced by size and lesion area).", mean_areas)
+    return Folds(name, dataset, folds, f"{about} (seed 0, balanced by size and lesion area).", mean_areas)
 
 
 # ---- command line
@@ -84,7 +85,7 @@ def _kvasir_seg(data: Path) -> Iterator[Split | Folds]:
     train, test = _kvasir_seg_lists(data / "splits")
     yield from kvasir_seg_splits(train, test)
     pairs, groups = kvasir_seg_pairs(data / "kvasir_seg"), near_duplicates("kvasir_seg")
-    about = "5 folds of the authors' 880, near-duplicates together"
+    about = f"{DEFAULT_FOLDS} folds of the authors' 880, near-duplicates together"
     yield committed_folds("kvasir_seg", train, pairs, "threshold", groups, about)
 
 
@@ -92,14 +93,14 @@ def _glas(data: Path) -> Iterator[Split | Folds]:
     patients = glas_patients(data / "glas")
     yield from glas_splits(patients)
     ids = [id_ for id_ in patients if id_.startswith("train_")]
-    about = "5 folds of the 85 training images, no patient in two"
+    about = f"{DEFAULT_FOLDS} folds of the 85 training images, no patient in two"
     yield committed_folds("glas", ids, glas_pairs(data / "glas"), "instances", patients, about)
 
 
 def _isic2018(data: Path) -> Iterator[Split | Folds]:
     pairs, groups = isic2018_pairs(data / "isic2018"), near_duplicates("isic2018")
     yield isic2018_holdout(list(pairs))
-    about = "5 folds of 2000 of the 2594 training images, known near-duplicates together"
+    about = f"{DEFAULT_FOLDS} folds of 2000 of the 2594 training images, known near-duplicates together"
     yield committed_folds("isic2018", list(pairs), pairs, "binary", groups, about)
 
 
@@ -128,7 +129,7 @@ def _make(data: Path) -> int:
 def _print_table() -> None:
     rows = [("dataset", "name", "sizes, for folds with their mean lesion area", "hash")]
     for path in sorted(MANIFESTS.glob("*.json")):
-        committed = read_folds(path) if "_kfold" in path.stem else read_split(path)
+        committed = read_folds(path) if holds_folds(path) else read_split(path)
         rows.append((committed.dataset, committed.name, _sizes(committed), committed.hash))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -1,9 +1,7 @@
 """DataSource: a dataset on disk with its split, and the pixels that training reads of it."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,15 @@ import numpy as np
 from scipy import ndimage
 
 from src.data.cache import PixelStore, open_store
-from src.data.checks import differ
+from src.data.checks import differ, mask_kinds
 from src.data.decode import image_size, read_image, read_labels, read_mask
-from src.data.duplicates import SEARCH
-from src.data.folds import available_folds, fold_split, kfold, lesion_areas, load_folds
+from src.data.folds import DEFAULT_FOLDS, available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
-from src.data.leaks import Leak, image_leaks, shared_groups
+from src.data.leaks import Leak, cached_image_leaks, leak_note, shared_groups
 from src.data.official import ensure, how_to_get
 from src.data.pairs import NoData, Pair, listed
-from src.data.splits import Split, available_splits, find_absent, load_split
+from src.data.splits import KFOLD, Split, available_splits, find_absent, is_test, load_split
 from src.data.transforms import view
-from src.files import write_json
-
-KFOLD, DEFAULT_FOLDS = "kfold", 5
-SHOWN = 20  # leaks listed in an error
 
 
 class DataSource:
@@ -107,10 +100,14 @@ class DataSource:
     def ids_on_disk(self) -> set[str]:
         return set(self.pairs)
 
+    def load_image(self, sample_id: str) -> np.ndarray:
+        """Native-size image (H, W, 3) uint8. ValueError: as `read_image`."""
+        return read_image(self.pairs[sample_id].image, self.intensity)
+
     def load(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Native-size image (H, W, 3) uint8 and mask (H, W) uint8 of 0 and 1."""
         pair = self.pairs[sample_id]
-        image = read_image(pair.image, self.intensity)
+        image = self.load_image(sample_id)
         if image.shape[:2] != (size := image_size(pair.mask)):  # before the values: they may be off for that reason
             raise ValueError(differ(pair, image.shape[:2], size))
         return image, read_mask(pair.mask, self.foreground)
@@ -127,6 +124,12 @@ class DataSource:
     def reading(self) -> dict[str, Any]:
         """What `load` depends on besides the files."""
         return {"foreground": self.foreground, "intensity": self.intensity}
+
+    def mask_kinds(self) -> dict[str, str]:
+        """As `src.data.checks.mask_kinds`; once the pixels are cached no mask is decoded for it a second time."""
+        look = partial(mask_kinds, self.pairs)
+        store = self._stores.get("full")
+        return store.remembered("mask-kinds", look) if store else look()
 
     # -- pixels -----------------------------------------------------------------------------------
 
@@ -163,8 +166,7 @@ class DataSource:
 
     @cached_property
     def split(self) -> Split:
-        """Made on first use; may be set to score by another run's split."""
-        self._fetch()
+        """Made on first use, from `pairs` unless committed; may be set to score by another run's split."""
         split = self._kfold() if self.fold is not None else self.make_split()
         if self.fold is None and split.name != self.split_name:
             raise ValueError(
@@ -193,10 +195,10 @@ class DataSource:
                 f"{len(absent)} images are not under {self.root}: {listed(absent)}. Put them there, or take the "
                 f"committed data.n_folds={DEFAULT_FOLDS}."
             )
-        folds = kfold(self._areas(ids), n_folds=self.n_folds, seed=self.fold_seed, groups=self.groups())
+        folds = kfold(self.areas(ids), n_folds=self.n_folds, seed=self.fold_seed, groups=self.groups())
         return fold_split(folds, self.fold, self.dataset)
 
-    def _areas(self, ids: Sequence[str]) -> dict[str, float]:
+    def areas(self, ids: Sequence[str]) -> dict[str, float]:
         """id -> lesion area as a fraction of the native image."""
         if self.cache:
             entries = self._store("full").entries
@@ -215,7 +217,8 @@ class DataSource:
         """What stands on two sides of the split: groups, and where there is a cache, copies and near-duplicates."""
         if not self.on_disk:
             return []
-        found = self._image_leaks(self._store("full")) if self.cache else []
+        closely = None if self.is_committed else self.load_image  # a committed split was searched before
+        found = cached_image_leaks(self._store("full"), self.split, closely) if self.cache else []
         try:
             return [*found, *shared_groups(self.parts, self.groups())]
         except ValueError:  # such as GlaS without Grade.csv
@@ -223,48 +226,12 @@ class DataSource:
                 raise
             return found  # a committed split was drawn by its groups
 
-    def _image_leaks(self, store: PixelStore) -> list[Leak]:
-        """Sought once per split and remembered beside the pixels; closely, unless the split is a committed one."""
-        remembered = store.path / f"leaks-{SEARCH}-{self.split.hash}.json"
-        if remembered.is_file():
-            return [Leak(*fields) for fields in json.loads(remembered.read_text())]
-
-        def picture(sample_id: str) -> np.ndarray:
-            return read_image(self.pairs[sample_id].image, self.intensity)
-
-        digests = [entry.digest for entry in store.entries.values()]
-        close = None if self.is_committed else picture
-        found = image_leaks(self.parts, list(store.entries), digests, store.thumbs, close)
-        with suppress(OSError):  # a cache that others made may not be ours to write in
-            write_json(remembered, found)
-        return found
-
-    def refuse_leaks(self) -> None:
-        """ValueError that lists the leaks, but for `allow_leaks` and those into an official test part."""
-        found = [leak for leak in self.leaks if not self._published(leak)]
-        if found and not self.allow_leaks:
-            listing = "\n".join(f"  - {leak}" for leak in found[:SHOWN])
-            listing += f"\n  ... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise ValueError(
-                f"{self.dataset}, split {self.split.name!r}: {len(found)} leaks between its parts, which make scores "
-                f"better than they are:\n{listing}\nLook at them with python -m src.audit. Keep them on one side (take "
-                "one of each pair away, or give data.groups=<csv with a group for every image> of a folder), or train "
-                "nevertheless with data.allow_leaks=true."
-            )
-
     def leak_notes(self) -> list[str]:
         """What training goes on with although there are leaks, or may be."""
         notes = []
         if self.on_disk and not self.cache:
             notes.append("copies and near-duplicates in two parts were not looked for (data.cache=null)")
-        if self.leaks:
-            whose = "by its authors" if all(map(self._published, self.leaks)) else "data.allow_leaks=true"
-            notes.append(f"{len(self.leaks)} leaks between the parts of this split ({whose}), such as {self.leaks[0]}")
-        return notes
-
-    def _published(self, leak: Leak) -> bool:
-        """Whether the authors of an official split made it so; scores on their test part are compared nevertheless."""
-        return self.split.name == "official" and any(part.startswith("test") for part in (leak.part_a, leak.part_b))
+        return notes + ([leak_note(self.leaks, self.split)] if self.leaks else [])
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -277,8 +244,7 @@ class DataSource:
 
     def tests_on_disk(self) -> list[str]:
         """The test parts whose images are all there."""
-        tests = [part for part in self.parts if part.startswith("test")]
-        return [part for part in tests if self.parts[part] and not self.absent(part)]
+        return [part for part in filter(is_test, self.parts) if self.parts[part] and not self.absent(part)]
 
     def unlisted(self) -> list[str]:
         """Ids on disk that no part of the split names."""

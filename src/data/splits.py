@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from src.data.pairs import ISIC2018_PARTS
 
 MANIFESTS = Path(__file__).parent / "manifests"
+KFOLD = "kfold"  # before the number of folds, in names of committed folds (`src.data.folds`) and of splits made of them
 _FROM_FOLDERS = ("isic2018", "official")  # its lists are not at hand: `isic2018_official` takes the archive's folders
 OFFICIAL_SIZES = {
     "kvasir_seg": {"train": 880, "test": 120},  # the authors' lists
@@ -38,7 +39,7 @@ class Split:
     description: str = ""
 
     def __post_init__(self) -> None:
-        unknown = [part for part in self.parts if part not in ("train", "val") and not part.startswith("test")]
+        unknown = [part for part in self.parts if part not in ("train", "val") and not is_test(part)]
         if unknown or not {"train", "val"} <= self.parts.keys():
             got = list(self.parts)
             raise ValueError(
@@ -66,6 +67,11 @@ class Split:
         return json.dumps({**head, "parts": self.parts}, indent=1, ensure_ascii=False) + "\n"
 
 
+def is_test(part: str) -> bool:
+    """Whether a part of a split is for the score alone; there may be several, such as testA and testB."""
+    return part.startswith("test")
+
+
 class _Hashed(Protocol):
     @property
     def sha256(self) -> str: ...
@@ -86,7 +92,11 @@ def available_splits(dataset: str) -> list[str]:
 
 def _committed(pattern: str) -> list[str]:
     """The files of splits, without those of folds."""
-    return sorted(path.stem for path in MANIFESTS.glob(f"{pattern}.json") if "_kfold" not in path.stem)
+    return sorted(path.stem for path in MANIFESTS.glob(f"{pattern}.json") if not holds_folds(path))
+
+
+def holds_folds(manifest: Path) -> bool:
+    return f"_{KFOLD}" in manifest.stem
 
 
 def load_split(dataset: str, name: str) -> Split:
@@ -94,7 +104,7 @@ def load_split(dataset: str, name: str) -> Split:
     if name not in available_splits(dataset):
         hint = "; isic2018 official is read from the archive folders" if (dataset, name) == _FROM_FOLDERS else ""
         raise ValueError(
-            f"no split {name!r} of {dataset!r}{hint}; possible: {', '.join([*available_splits(dataset), 'kfold'])}"
+            f"no split {name!r} of {dataset!r}{hint}; possible: {', '.join([*available_splits(dataset), KFOLD])}"
         )
     return read_split(MANIFESTS / f"{dataset}_{name}.json")
 

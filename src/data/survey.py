@@ -6,16 +6,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from src.data.decode import LOSSY_FORMATS, file_type, read_image, read_labels, read_mask
+from src.data.decode import LOSSY_FORMATS, file_type, read_labels, read_mask
 from src.data.duplicates import SIDE, Thumbs, pixel_digest, thumbnail
+from src.data.foreground import kind_of, stored_values
 from src.data.pairs import Pair
 from src.data.source import DataSource
 from src.progress import in_threads
-
-LABELS = "labels or grey"
-EMPTY = "only 0"
 
 
 @dataclass
@@ -53,11 +50,6 @@ class Survey:
     thumbs: Thumbs
 
 
-def native_image(source: DataSource, id_: str) -> npt.NDArray[np.uint8]:
-    """The one way in which an audit reads images: as training does, with the source's intensity."""
-    return read_image(source.pairs[id_].image, source.intensity)
-
-
 def survey(source: DataSource, prefix: str = "") -> Survey:
     """Reads every image and mask once; `prefix` goes before all ids."""
 
@@ -74,7 +66,7 @@ def _look(source: DataSource, pair: Pair, prefix: str) -> tuple[Look, Thumbs]:
     look, thumb = Look(prefix + pair.id), np.zeros((SIDE, SIDE, 3), np.uint8)
     try:
         look.format, look.mode = file_type(pair.image)
-        image = native_image(source, pair.id)
+        image = source.load_image(pair.id)
         look.height, look.width = image.shape[:2]
         look.digest, thumb = pixel_digest(image), thumbnail(image)
         _look_at_mask(look, pair, source.foreground)
@@ -86,10 +78,8 @@ def _look(source: DataSource, pair: Pair, prefix: str) -> tuple[Look, Thumbs]:
 def _look_at_mask(look: Look, pair: Pair, foreground: str | Mapping[Any, int]) -> None:
     """ValueError: a mask that cannot be read as `foreground` says, or of another size than its image."""
     look.mask_format, look.mask_mode = file_type(pair.mask)
-    labels = read_labels(pair.mask)
-    few = labels.min() >= 0 and labels.max() < 1 << 16
-    values = np.flatnonzero(np.bincount(labels.ravel())) if few else np.unique(labels)  # which sorts every pixel
-    look.mask_values, look.mask_kind = len(values), _kind(values, look.mask_format)
+    values = stored_values(read_labels(pair.mask))
+    look.mask_values, look.mask_kind = len(values), kind_of(values, is_lossy=look.mask_format in LOSSY_FORMATS)
     mask = read_mask(pair.mask, foreground)
     if mask.shape != (look.height, look.width):
         raise ValueError(
@@ -103,14 +93,3 @@ def _look_at_mask(look: Look, pair: Pair, foreground: str | Mapping[Any, int]) -
     surrounded = np.pad(1 - mask, 1, constant_values=1)  # so that all background at the border is one component
     look.holes = cv2.connectedComponents(surrounded, connectivity=4)[0] - 2
     look.touches_border = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
-
-
-def _kind(values: npt.NDArray[np.integer], file_format: str) -> str:
-    held = set(values.tolist())
-    if held == {0}:
-        return EMPTY
-    if held <= {0, 1}:
-        return "0 and 1"
-    if held <= {0, 255}:
-        return "0 and 255"
-    return "lossy" if file_format in LOSSY_FORMATS else LABELS
