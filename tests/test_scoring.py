@@ -262,3 +262,10 @@ def test_the_lens_weighs_batches_by_their_images() -> None:
     table = {row["as in"]: (row["dice"], row["iou"]) for row in lens_table(images, 0.5)}
     assert table["UNeXt's code"] == pytest.approx((16 / 17, 16 / 17))
     assert table["MALUNet, EGE-UNet"] == pytest.approx((32 / 33, 16 / 17))
+
+
+def test_the_lens_is_ground_only_on_demand() -> None:
+    images = [score_image(*picture(), Rules(), lens=lens) for lens in (True, False)]
+    assert images[1].small is None
+    with pytest.raises(ValueError, match="lens=True"):
+        lens_table(images, 0.5)
