@@ -53,26 +53,25 @@ def _leaking(evaluation: "Evaluation") -> str:
 
 def print_scores(evaluation: "Evaluation", title: str) -> None:
     console = Console(width=max(140, Console().width))
-    protocol = evaluation.protocol
+    protocol, leaking = evaluation.protocol, _leaking(evaluation)
     how = f"per-image means at native size, threshold {protocol['threshold_value']:g}, protocol {protocol['id']}"
     if "unit" in protocol:
         how += f"; distances in {protocol['unit']}, nsd within {protocol['tau']:g}"
     if protocol["mode"] != "full":
-        how = f"mode {protocol['mode']}{_leaking(evaluation)}; {how}"
+        how = f"mode {protocol['mode']}{leaking}; {how}"
     for number, names in enumerate(TABLES):
         rows = [{"part": part, "n": scores["n"], **scores} for part, scores in evaluation.scores.items()]
         if any(name in row for row in rows for name in names):
             console.print(_table(rows, ("part", "n", *names), f"{title}\n{how}" if number == 0 else ""))
     for part, table in evaluation.strata.items():
         shown = [name for name in ("n", "dice", "iou", "hd95", "area_bias", "object_f1") if name in table[0]]
-        console.print(_table(table, ("stratum", *shown), f"{part}, by kind of image"))
+        console.print(_table(table, ("stratum", *shown), f"{part}, by kind of image{leaking}"))
         console.print(
             f"{part}: expected calibration error of pixel probabilities {evaluation.calibration[part]['ece']:.4f}"
         )
     for part, table in evaluation.lens.items():
-        console.print(
-            _table(table, ("convention", "as in", "dice", "iou"), f"{part}: the same predictions, as others score")
-        )
+        title = f"{part}: the same predictions, as others score{leaking}"
+        console.print(_table(table, ("convention", "as in", "dice", "iou"), title))
     if "leaks" in protocol:
         console.print(f"Warning: mode {protocol['mode']} is no result on unseen images: {protocol['leaks']}.")
     if seen := protocol["n_named_like_training_images"]:
