@@ -2,9 +2,10 @@
 
 python -m src.evaluate run=runs/...                                   # as at the end of training, same numbers
 python -m src.evaluate run=runs/... data=folder data.root=my_images   # on other data
+python -m src.evaluate run=runs/... mode=coarse_to_fine               # looking twice, see src.inference
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,13 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     import numpy as np
 
     from src.data.source import DataSource
-    from src.inference import Segmenter
+    from src.inference import Prediction, Segmenter
+    from src.rundir import RunDir
     from src.scoring import Rules, Scored
+    from src.subject import Subject
+    from src.thresholds import Kept
 
 BATCH = 8
-RULE = "chosen on val: best mean Dice of 0.05, 0.1, ..., 0.95"
-EVERYTHING = "all"  # the part that is every image of other data
 
 
 @dataclass
@@ -49,17 +51,18 @@ class Evaluation:
         shown = []
         for row in rows:
             image, mask = self.source.load(row["id"])
-            (probs,) = self.segmenter.probabilities([image])
+            (probs,) = self.segmenter.probabilities([image], [mask])
             pred = probs > self.segmenter.threshold
             shown.append({"id": row["id"], "dice": row["dice"], "image": image, "mask": mask, "pred": pred})
         return shown
 
 
-def load_segmenter(path: str | Path, device: str | None = None) -> "Segmenter":
-    """The best checkpoint of a run directory with its threshold. ValueError for a directory that is not a run."""
+def load_segmenter(path: str | Path, device: str | None = None, mode: str = "full") -> "Segmenter":
+    """The best checkpoint of a run directory with its thresholds. ValueError for a directory that is not a run."""
     from src.build import build_net, pin_threads
     from src.inference import Segmenter, best_device, read_weights
     from src.rundir import RunDir
+    from src.thresholds import stored_threshold
 
     run = RunDir.open(path)
     config = run.config()
@@ -71,27 +74,11 @@ def load_segmenter(path: str | Path, device: str | None = None) -> "Segmenter":
         size=(size, size),
         mean=data["mean"],
         std=data["std"],
-        threshold=run.threshold().get("threshold", 0.5),
+        threshold=stored_threshold(run, mode).get("threshold", 0.5),
+        mode=mode,
+        coarse_threshold=stored_threshold(run).get("threshold", 0.5),
         device=device or best_device(),
     )
-
-
-def choose_run_threshold(path: Path, device: str | None = None) -> dict[str, Any]:
-    """Chooses the run's threshold on its validation images, at native size, and stores it in the run."""
-    from hydra.utils import instantiate
-
-    from src.data.splits import read_split
-    from src.files import write_json
-    from src.rundir import RunDir
-    from src.scoring import Rules, choose_threshold
-
-    run = RunDir.open(path)
-    segmenter, source = load_segmenter(path, device), instantiate(run.config()["data"])
-    source.split = read_split(path / "split.json")
-    scored = _score(segmenter, source, source.require("val"), Rules(), "choosing the threshold on val")
-    chosen = {**choose_threshold(scored), "chosen_on": "val", "split_hash": source.split.sha256}
-    write_json(run.threshold_file, chosen)
-    return chosen
 
 
 def evaluate_run(
@@ -100,8 +87,10 @@ def evaluate_run(
     data: Mapping[str, Any] | None = None,
     parts: Sequence[str] | None = None,
     device: str | None = None,
+    mode: str = "full",
     metrics: Sequence[str] | None = None,
     threshold: float | None = None,
+    choose: bool = False,
     tau: float = 2.0,
     min_object_area: int = 0,
     lens: bool = False,
@@ -111,38 +100,28 @@ def evaluate_run(
     `data` is a config of where to look instead. The run's own dataset (a folder: the same root) keeps the run's own
     split, whatever `data` says, so that no training image is scored as another; of anything else, all images are scored
     as one part, `all`. `parts` defaults to val and to every test part that is on disk, `metrics` to the dataset's,
-    `threshold` to the run's, which was chosen on val. For `tau` and `min_object_area` see `src.scoring.Rules`.
+    `mode` is of `src.inference.MODES`; for `tau` and `min_object_area` see `src.scoring.Rules`.
+
+    `threshold` defaults to the run's for this mode. It is chosen on the run's val images and stored in the run before
+    anything is scored, if `choose` says so (the end of training), or if it is that of a further mode and not yet known.
 
     Raises:
-        ValueError: not a run directory, an unknown part or metric, or images of a part that are absent on disk.
+        ValueError: not a run directory, an unknown part, mode or metric, or images of a part that are absent on disk.
         FloatingPointError: the network's output is not finite.
     """
-    from hydra.utils import instantiate
-
-    from src.data.checks import mixed_masks
-    from src.data.splits import Split, read_split
-    from src.lens import lens_table
     from src.rundir import RunDir
-    from src.scoring import Rules, calibration, protocol_id, strata, summarize
+    from src.scoring import Rules, calibration, strata, summarize
+    from src.subject import subject_of
+    from src.thresholds import stored_threshold
 
-    segmenter = load_segmenter(path, device)
     run = RunDir.open(path)
-    trained_on = run.config()["data"]
-    own_split = read_split(Path(path) / "split.json")
-    source = instantiate(data or {**trained_on, "download": False})
-    other = source.dataset != own_split.dataset
-    if not other and source.dataset == "folder":
-        other = Path(trained_on["root"]).resolve() != source.root.resolve()
-    ids = tuple(sorted(source.ids_on_disk())) if other else ()
-    source.split = Split(EVERYTHING, source.dataset, {"train": (), "val": (), "test": ids}) if other else own_split
-    if other:
-        chosen = {EVERYTHING: ids}
-    else:
-        chosen = {part: source.require(part) for part in parts or ["val", *source.tests_on_disk()]}
-    if other and source.foreground == "auto" and source.on_disk and (faults := mixed_masks(source.pairs)):
-        raise ValueError(faults[0])
+    segmenter = load_segmenter(path, device, mode)
+    subject = subject_of(run, data, parts)
+    source, kept = subject.source, None
     if threshold is not None:
         segmenter.threshold = float(threshold)
+    elif choose or (mode != "full" and not stored_threshold(run, mode)):
+        kept = _choose_threshold(run, segmenter, subject)
     rules = Rules(
         metrics=tuple(metrics or source.metrics),
         threshold=segmenter.threshold,
@@ -151,74 +130,142 @@ def evaluate_run(
         spacing=source.spacing,
         unit=source.unit,
     )
-    protocol: dict[str, Any] = {
-        **rules.protocol(),
-        **segmenter.protocol(),
-        "threshold": RULE if threshold is None and run.threshold() else segmenter.threshold,
-        "reading": source.reading,
-        "dataset": source.dataset,
-        "split": source.split.name,
-        "split_hash": source.split.sha256,
-    }
-    if other or source.dataset == "folder":  # ids alone do not tell whose masks these are
-        protocol["root"] = str(source.root.resolve())
-    protocol = {"id": protocol_id(protocol), **protocol}
-    scored = {part: _score(segmenter, source, members, rules, f"scoring {part}") for part, members in chosen.items()}
-    rows = [
-        {"id": id_, "part": part, "dataset": source.dataset, "trained_on": own_split.dataset, **image.row}
-        | {"protocol": protocol["id"]}
-        for part, members in chosen.items()
-        for id_, image in zip(members, scored[part], strict=True)
-    ]
-    rows_of = {part: [row for row in rows if row["part"] == part] for part in chosen}
-    seen = {*own_split.parts["train"], *own_split.parts["val"]} & set(ids)
-    protocol |= {
-        "threshold_value": segmenter.threshold,
-        "device": segmenter.device.type,
-        "precision": "float32",
-        "root": str(source.root),
-        "trained_on": own_split.dataset,
-        "n_named_like_training_images": len(seen),
-        "caveat": source.caveat,
-    }
+    chosen = threshold is None and bool(stored_threshold(run, mode))
+    protocol = _protocol(subject, segmenter, rules, threshold_is_chosen=chosen)
+    scored = {}
+    for part, ids in subject.parts.items():
+        known = kept if part == "val" and not subject.foreign else None
+        predicted = (
+            _predictions(segmenter, source, ids) if known is None else ((k.prediction, k.labels()) for k in known)
+        )
+        scored[part] = _score(predicted, rules, f"scoring {part}", lens=lens, total=len(ids))
+    rows = _rows(subject, scored, protocol)
+    rows_of = {part: [row for row in rows if row["part"] == part] for part in scored}
     return Evaluation(
         rows=rows,
         scores={part: summarize(of_part) for part, of_part in rows_of.items()},
         strata={part: strata(of_part) for part, of_part in rows_of.items()},
         calibration={part: calibration(images) for part, images in scored.items()},
-        lens={part: lens_table(images, segmenter.threshold) for part, images in scored.items()} if lens else {},
+        lens=_lens(scored, segmenter.threshold) if lens else {},
         protocol=protocol,
         segmenter=segmenter,
         source=source,
     )
 
 
+# ---- the steps of evaluate_run
+
+
+def _choose_threshold(run: "RunDir", segmenter: "Segmenter", subject: "Subject") -> "list[Kept]":
+    """Gives the segmenter the threshold that is best on the run's val, and returns what was predicted of it."""
+    from src.subject import own_source
+    from src.thresholds import choose_run_threshold
+
+    source = own_source(run) if subject.foreign else subject.source
+    try:
+        ids = source.require("val")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThey choose the threshold of mode {segmenter.mode}; or set threshold=..."
+        ) from error
+    predicted = _predictions(segmenter, source, ids)
+    split_hash = subject.own_split.sha256
+    segmenter.threshold, kept = choose_run_threshold(run, segmenter.mode, predicted, split_hash, total=len(ids))
+    return kept
+
+
+def _protocol(
+    subject: "Subject", segmenter: "Segmenter", rules: "Rules", *, threshold_is_chosen: bool
+) -> dict[str, Any]:
+    """`id`, what it is made of (all that must be the same for two scores to compare), and what else a reader asks."""
+    from src.scoring import protocol_id
+    from src.thresholds import RULE
+
+    source = subject.source
+    defining: dict[str, Any] = {
+        **rules.protocol(),
+        **segmenter.protocol(),
+        "threshold": RULE if threshold_is_chosen else segmenter.threshold,
+        "reading": source.reading,
+        "dataset": source.dataset,
+        "split": source.split.name,
+        "split_hash": source.split.sha256,
+    }
+    if subject.foreign or source.dataset == "folder":  # ids alone do not tell whose masks these are
+        defining["root"] = str(source.root.resolve())
+    own = subject.own_split
+    trained_or_chosen_on = {*own.parts["train"], *own.parts["val"]}
+    seen = trained_or_chosen_on & set().union(*subject.parts.values()) if subject.foreign else set()
+    told = {
+        "threshold_value": segmenter.threshold,
+        "device": segmenter.device.type,
+        "precision": "float32",
+        "root": str(source.root),
+        "trained_on": own.dataset,
+        "n_named_like_training_images": len(seen),
+        "caveat": source.caveat,
+    }
+    if segmenter.mode == "coarse_to_fine":
+        told["coarse_threshold_value"] = segmenter.coarse_threshold
+    return {"id": protocol_id(defining), **defining, **told}
+
+
+def _predictions(
+    segmenter: "Segmenter", source: "DataSource", ids: Sequence[str]
+) -> Iterator["tuple[Prediction, np.ndarray]"]:
+    """Predictions and true label images at native size; images go through the network in batches of BATCH."""
+    for start in range(0, len(ids), BATCH):
+        loaded = [source.load_labels(sample_id) for sample_id in ids[start : start + BATCH]]
+        images, labels = [image for image, _ in loaded], [labels for _, labels in loaded]
+        yield from zip(segmenter.predict(images, labels), labels, strict=True)
+
+
 def _score(
-    segmenter: "Segmenter", source: "DataSource", ids: Sequence[str], rules: "Rules", what: str
+    predicted: "Iterable[tuple[Prediction, np.ndarray]]", rules: "Rules", what: str, *, lens: bool, total: int
 ) -> "list[Scored]":
     """The network runs in this thread, the metrics in others."""
     from src.progress import in_threads
     from src.scoring import score_image
 
-    def score(predicted: "tuple[np.ndarray, np.ndarray]") -> "Scored":
-        return score_image(*predicted, rules)
+    def score(item: "tuple[np.ndarray, np.ndarray]") -> "Scored":
+        return score_image(*item, rules, lens=lens)
 
-    return list(in_threads(score, _predictions(segmenter, source, ids), what, total=len(ids)))
+    maps = ((prediction.probabilities(), labels) for prediction, labels in predicted)
+    return list(in_threads(score, maps, what, total=total))
 
 
-def _predictions(
-    segmenter: "Segmenter", source: "DataSource", ids: Sequence[str]
-) -> Iterator["tuple[np.ndarray, np.ndarray]"]:
-    """Probabilities and true label image at native size; images go through the network in batches of BATCH."""
-    for start in range(0, len(ids), BATCH):
-        loaded = [source.load_labels(sample_id) for sample_id in ids[start : start + BATCH]]
-        probabilities = segmenter.probabilities([image for image, _ in loaded])
-        yield from zip(probabilities, (labels for _, labels in loaded), strict=True)
+def _rows(
+    subject: "Subject", scored: "Mapping[str, Sequence[Scored]]", protocol: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    whose = {"dataset": subject.source.dataset, "trained_on": subject.own_split.dataset, "mode": protocol["mode"]}
+    return [
+        {"id": id_, "part": part, **whose, **image.row, "protocol": protocol["id"]}
+        for part, ids in subject.parts.items()
+        for id_, image in zip(ids, scored[part], strict=True)
+    ]
+
+
+def _lens(scored: "Mapping[str, Sequence[Scored]]", threshold: float) -> dict[str, list[dict[str, Any]]]:
+    from src.lens import lens_table
+
+    return {part: lens_table(images, threshold) for part, images in scored.items()}
+
+
+# ---- what is left of it
+
+
+def keep_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
+    """Rows, tables, pictures and metrics.json in `folder`."""
+    from src.files import write_json
+    from src.tables import write_evaluation
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_evaluation(evaluation, folder, title)
+    write_json(folder / "metrics.json", evaluation.numbers())
 
 
 def _run(cfg: DictConfig) -> None:
-    from src.files import write_json
-    from src.tables import print_scores, write_evaluation
+    from src.tables import print_scores
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
@@ -227,16 +274,15 @@ def _run(cfg: DictConfig) -> None:
         data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key
         if isinstance(cfg.metrics, str):
             cfg.metrics = [cfg.metrics]
-        settings = {key: plain(cfg)[key] for key in ("metrics", "threshold", "tau", "min_object_area", "lens")}
+        settings = {key: plain(cfg)[key] for key in ("mode", "metrics", "threshold", "tau", "min_object_area", "lens")}
         evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device, **settings)
-    split = evaluation.source.split
-    place = Path(evaluation.protocol["root"]).name
-    name = "-".join([split.dataset, place, split.hash, *evaluation.scores, evaluation.protocol["id"]])
+    protocol, split = evaluation.protocol, evaluation.source.split
+    mode = [] if protocol["mode"] == "full" else [protocol["mode"]]
+    words = [split.dataset, Path(protocol["root"]).name, split.hash, *evaluation.scores, *mode, protocol["id"]]
+    name = "-".join(words)
     folder = Path(cfg.out or Path(cfg.run) / "evaluations" / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_evaluation(evaluation, folder, name)
-    write_json(folder / "metrics.json", evaluation.numbers())
-    print_scores(evaluation, f"{cfg.run} on {evaluation.protocol['dataset']}")
+    keep_evaluation(evaluation, folder, name)
+    print_scores(evaluation, f"{cfg.run} on {protocol['dataset']}")
     print(f"rows, scores and pictures: {folder}")
 
 

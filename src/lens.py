@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
+
+from src.metrics.overlap import scores, threshold_jaccard
 
 if TYPE_CHECKING:
     from src.scoring import Scored
@@ -26,50 +30,59 @@ def small_counts(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def lens_table(images: "Sequence[Scored]", threshold: float) -> list[dict[str, Any]]:
-    """One row per convention: `convention`, `as in` (who reports so), mean `dice` and `iou`; None where undefined."""
-    counts = np.stack([image.small for image in images]).astype(np.float64)
-    starts = range(0, len(counts), BATCH)
-    batches = np.stack([counts[start : start + BATCH].sum(0) for start in starts])
-    weights = [len(counts[start : start + BATCH]) for start in starts]
-    pooled, flipped = counts.sum(0, keepdims=True), counts[:, ::-1].sum(0, keepdims=True)
-    dice, iou = _dice(counts), _iou(counts)
+    """One row per convention: `convention`, `as in` (who reports so), mean `dice` and `iou`; None where undefined.
+
+    ValueError if the images were scored without `lens=True`.
+    """
+    small = [image.small for image in images if image.small is not None]
+    if len(small) < len(images):
+        raise ValueError("the lens needs counts at 256x256, and these images have none: score_image(..., lens=True).")
+    counts = torch.from_numpy(np.stack(small))
+    batches = counts.split(BATCH)
+    weights = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+    pooled = counts.sum(0, keepdim=True)
+    alone, over_all, of_background = scores(counts), scores(pooled), scores(pooled.flip(1))  # TN, FN, FP, TP
+    in_batches = scores(torch.stack([batch.sum(0) for batch in batches]))
     rows = [image.row for image in images]
-    jaccard = [row["iou"] if row["iou"] >= 0.65 else 0.0 for row in rows]
-    table = [
-        (f"per image, native size, cut at {threshold:g}", "this project", _of(rows, "dice"), _of(rows, "iou")),
-        ("per image, 256x256, cut at 0.5", "a common shortcut", dice.mean(), iou.mean()),
-        ("pooled over all pixels, 256x256, cut at 0.5", "MALUNet, EGE-UNet", _dice(pooled)[0], _iou(pooled)[0]),
-        (
+    native = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("dice", "iou")}
+    jaccard = threshold_jaccard(native["iou"]).mean()
+
+    def convention(what: str, who: str, dice: Tensor | None, iou: Tensor) -> dict[str, Any]:
+        return {"convention": what, "as in": who, "dice": None if dice is None else dice.item(), "iou": iou.item()}
+
+    def weighted(values: Tensor) -> Tensor:
+        return (values * weights).sum() / weights.sum()
+
+    return [
+        convention(
+            f"per image, native size, cut at {threshold:g}",
+            "this project",
+            native["dice"].mean(),
+            native["iou"].mean(),
+        ),
+        convention(
+            "per image, 256x256, cut at 0.5",
+            "a common shortcut",
+            alone["dice"].mean(),
+            alone["iou"].mean(),
+        ),
+        convention(
+            "pooled over all pixels, 256x256, cut at 0.5",
+            "MALUNet, EGE-UNet",
+            over_all["dice"],
+            over_all["iou"],
+        ),
+        convention(
             f"pooled in each batch of {BATCH}, mean weighted by size, 256x256, cut at 0.5",
             "UNeXt's code",
-            np.average(_dice(batches), weights=weights),
-            np.average(_iou(batches), weights=weights),
+            weighted(in_batches["dice"]),
+            weighted(in_batches["iou"]),
         ),
-        (
+        convention(
             "mean of foreground and background, pooled, 256x256, cut at 0.5",
             "mIoU of semantic segmentation",
-            (_dice(pooled)[0] + _dice(flipped)[0]) / 2,
-            (_iou(pooled)[0] + _iou(flipped)[0]) / 2,
+            (over_all["dice"] + of_background["dice"]) / 2,
+            (over_all["iou"] + of_background["iou"]) / 2,
         ),
-        ("threshold Jaccard, native size: below 0.65 counts 0", "ISIC 2018 task 1", None, float(np.mean(jaccard))),
+        convention("threshold Jaccard, native size: below 0.65 counts 0", "ISIC 2018 task 1", None, jaccard),
     ]
-    names = ("convention", "as in", "dice", "iou")
-    return [
-        dict(zip(names, (what, who, *(None if v is None else float(v) for v in values)), strict=True))
-        for what, who, *values in table
-    ]
-
-
-def _of(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return float(np.mean([row[name] for row in rows]))
-
-
-def _dice(counts: np.ndarray) -> np.ndarray:
-    """Of each row TP, FP, FN, TN; 1 where truth and prediction are empty. Columns reversed: of the background."""
-    tp, fp, fn = counts[:, 0], counts[:, 1], counts[:, 2]
-    return np.where(tp + fp + fn > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1), 1.0)
-
-
-def _iou(counts: np.ndarray) -> np.ndarray:
-    tp, errors = counts[:, 0], counts[:, 1] + counts[:, 2]
-    return np.where(tp + errors > 0, tp / np.maximum(tp + errors, 1), 1.0)

@@ -37,7 +37,7 @@ RESUME = ("auto", "must", "never")
 NOT_DEFINING = {
     "": (
         *("run_dir", "run_name", "runs", "study", "tags", "logger", "resume", "test", "choices", "threads"),
-        *("overrides", "reference", "plan", "fail_fast", "allow_same"),  # of the study around it
+        *("overrides", "reference", "plan", "fail_fast", "allow_same", "modes"),  # of the study around it
     ),
     "data": ("num_workers", "cache", "download", "allow_leaks"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),

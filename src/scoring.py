@@ -25,7 +25,7 @@ GROUPS = ("overlap", "boundary", "objects", "isic")
 THRESHOLDS = np.arange(1, 20) / 20  # a threshold is chosen among these
 BINS = 15  # of the reliability table
 COUNTS = ("tp", "fp", "fn", "tn")
-TEXTS = ("id", "part", "dataset", "trained_on", "protocol")  # columns of per_image.csv that are no numbers
+TEXTS = ("id", "part", "dataset", "trained_on", "mode", "protocol")  # columns of per_image.csv that are no numbers
 WHOLE = (*COUNTS, "height", "width", "n_objects")
 VERSION = 1  # of the protocol: raised when the same masks would get other scores
 
@@ -83,20 +83,19 @@ class Rules:
 
 
 class Scored(NamedTuple):
-    """One image: its row; in each of BINS pixels, sum of probabilities and foreground pixels; Dice at each of
-    THRESHOLDS; the counts that `src.lens` needs."""
+    """One image: its row; in each of BINS pixels, sum of probabilities and foreground pixels; where they were asked
+    for, the counts that `src.lens` needs."""
 
     row: dict[str, Any]
     reliability: np.ndarray
-    sweep: np.ndarray
-    small: np.ndarray
+    small: np.ndarray | None
 
 
-def score_image(probs: np.ndarray, labels: np.ndarray, rules: Rules) -> Scored:
+def score_image(probs: np.ndarray, labels: np.ndarray, rules: Rules, *, lens: bool = False) -> Scored:
     """`probs` (H, W) float, P(foreground); `labels` (H, W) int, the true objects, 0 the background."""
     mask, pred = labels > 0, probs > rules.threshold
     counts = confusion(torch.from_numpy(pred)[None], torch.from_numpy(mask)[None])
-    overlap = {name: value.item() for name, value in scores(counts).items()}
+    overlap = scores(counts)
     row: dict[str, Any] = {
         "height": mask.shape[0],
         "width": mask.shape[1],
@@ -104,16 +103,16 @@ def score_image(probs: np.ndarray, labels: np.ndarray, rules: Rules) -> Scored:
         "pred_area_fraction": float(pred.mean()),
         "touches_border": bool(mask[[0, -1]].any() or mask[:, [0, -1]].any()),
         "n_objects": len(np.unique(labels[mask])),
-        **overlap,
+        **{name: value.item() for name, value in overlap.items()},
         **dict(zip(COUNTS, counts[0].tolist(), strict=True)),
     }
     if "isic" in rules.metrics:
-        row["threshold_jaccard"] = threshold_jaccard(torch.tensor([overlap["iou"]], dtype=torch.float64)).item()
+        row["threshold_jaccard"] = threshold_jaccard(overlap["iou"]).item()
     if "boundary" in rules.metrics:
         row |= boundary.boundary_scores(pred, mask, tau=rules.tau, spacing=rules.spacing or (1.0, 1.0))
     if "objects" in rules.metrics:
         row |= object_scores(label_objects(probs, rules.objects), labels)
-    return Scored(row, _reliability(probs, mask), _sweep(probs, mask), small_counts(probs, mask))
+    return Scored(row, _reliability(probs, mask), small_counts(probs, mask) if lens else None)
 
 
 def _reliability(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -122,22 +121,22 @@ def _reliability(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(bins, weight, minlength=BINS) for weight in weights])
 
 
-def _sweep(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Dice at each of THRESHOLDS."""
+def dice_curve(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Dice of `probs` (H, W) against `mask` (H, W) bool at each of THRESHOLDS."""
     exceeded = np.searchsorted(THRESHOLDS.astype(probs.dtype), probs.ravel())  # how many thresholds lie below
     inside = np.bincount(exceeded[mask.ravel()], minlength=len(THRESHOLDS) + 1)
     outside = np.bincount(exceeded[~mask.ravel()], minlength=len(THRESHOLDS) + 1)
     tp, fp = (counts[::-1].cumsum()[::-1][1:] for counts in (inside, outside))
-    fn = inside.sum() - tp
-    return np.where(tp + fp + fn > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1), 1.0)
+    counts = np.stack([tp, fp, inside.sum() - tp, outside.sum() - fp], axis=1)
+    return scores(torch.from_numpy(counts))["dice"].numpy()
 
 
-def choose_threshold(images: Sequence[Scored]) -> dict[str, Any]:
-    """The threshold of THRESHOLDS with the highest mean Dice over these images; of equals the one nearest to 0.5."""
-    means = np.mean([image.sweep for image in images], axis=0)
+def choose_threshold(curves: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The threshold of THRESHOLDS with the highest mean of the images' `dice_curve`; of equals the nearest to 0.5."""
+    means = np.mean(curves, axis=0)
     best = min(np.flatnonzero(means == means.max()), key=lambda i: abs(THRESHOLDS[i] - 0.5))
     curve = {f"{threshold:g}": float(mean) for threshold, mean in zip(THRESHOLDS, means, strict=True)}
-    return {"threshold": float(THRESHOLDS[best]), "n": len(images), "dice": curve}
+    return {"threshold": float(THRESHOLDS[best]), "n": len(curves), "dice": curve}
 
 
 def calibration(images: Sequence[Scored]) -> dict[str, Any]:
@@ -162,7 +161,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     def typed(name: str, value: str) -> Any:
         if name in TEXTS:
             return value
-        return value == "True" if name == "touches_border" else int(value) if name in WHOLE else float(value)
+        if name == "touches_border":
+            return value == "True"
+        return int(value) if name in WHOLE else float(value)
 
     return [{name: typed(name, value) for name, value in row.items()} for row in read_csv(path)]
 

@@ -37,33 +37,43 @@ def write_evaluation(evaluation: "Evaluation", folder: Path, title: str) -> None
         "median": ranked[max(0, middle - few // 2) : max(0, middle - few // 2) + few],
         "best": ranked[::-1][:few],
     }
-    groups = {name: evaluation.samples(rows) for name, rows in chosen.items()}
-    plot_overlays(groups, folder / "figures" / "overlays.png", f"{title}, {part}")
-    worst = evaluation.samples(ranked[:GALLERY])
+    worst = ranked[:GALLERY]
     gallery = {f"{start + 1} to {start + 4}": worst[start : start + 4] for start in range(0, len(worst), 4)}
-    plot_overlays(gallery, folder / "figures" / "worst.png", f"{title}, worst of {part}")
+    wanted = {row["id"]: row for rows in (*chosen.values(), worst) for row in rows}  # most of them stand on both sheets
+    samples = dict(zip(wanted, evaluation.samples(list(wanted.values())), strict=True))
+    for name, groups, what in (("overlays", chosen, part), ("worst", gallery, f"worst of {part}")):
+        shown = {group: [samples[row["id"]] for row in rows] for group, rows in groups.items()}
+        plot_overlays(shown, folder / "figures" / f"{name}.png", f"{title}, {what}{_leaking(evaluation)}")
+
+
+def _leaking(evaluation: "Evaluation") -> str:
+    """A mark for titles of what no honest table may hold."""
+    return " (LEAKS: uses the true masks)" if "leaks" in evaluation.protocol else ""
 
 
 def print_scores(evaluation: "Evaluation", title: str) -> None:
     console = Console(width=max(140, Console().width))
-    protocol = evaluation.protocol
+    protocol, leaking = evaluation.protocol, _leaking(evaluation)
     how = f"per-image means at native size, threshold {protocol['threshold_value']:g}, protocol {protocol['id']}"
     if "unit" in protocol:
         how += f"; distances in {protocol['unit']}, nsd within {protocol['tau']:g}"
+    if protocol["mode"] != "full":
+        how = f"mode {protocol['mode']}{leaking}; {how}"
     for number, names in enumerate(TABLES):
         rows = [{"part": part, "n": scores["n"], **scores} for part, scores in evaluation.scores.items()]
         if any(name in row for row in rows for name in names):
             console.print(_table(rows, ("part", "n", *names), f"{title}\n{how}" if number == 0 else ""))
     for part, table in evaluation.strata.items():
         shown = [name for name in ("n", "dice", "iou", "hd95", "area_bias", "object_f1") if name in table[0]]
-        console.print(_table(table, ("stratum", *shown), f"{part}, by kind of image"))
+        console.print(_table(table, ("stratum", *shown), f"{part}, by kind of image{leaking}"))
         console.print(
             f"{part}: expected calibration error of pixel probabilities {evaluation.calibration[part]['ece']:.4f}"
         )
     for part, table in evaluation.lens.items():
-        console.print(
-            _table(table, ("convention", "as in", "dice", "iou"), f"{part}: the same predictions, as others score")
-        )
+        title = f"{part}: the same predictions, as others score{leaking}"
+        console.print(_table(table, ("convention", "as in", "dice", "iou"), title))
+    if "leaks" in protocol:
+        console.print(f"Warning: mode {protocol['mode']} is no result on unseen images: {protocol['leaks']}.")
     if seen := protocol["n_named_like_training_images"]:
         whose = "images that the run was trained or chosen on; if they are these, it is no test"
         console.print(f"Note: {seen} of these images are named like {whose}.")

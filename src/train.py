@@ -220,9 +220,9 @@ def _score(
 ) -> float:
     """Scores the best checkpoint at native size; writes metrics, rows and pictures and says where they are."""
     from src import loggers
-    from src.evaluate import choose_run_threshold, evaluate_run
+    from src.evaluate import evaluate_run, keep_evaluation
     from src.figures import plot_curves
-    from src.inference import read_checkpoint
+    from src.inference import checked_modes, read_checkpoint
     from src.tables import print_scores, write_evaluation
 
     history = read_csv(run.path / "history.csv")
@@ -230,8 +230,7 @@ def _score(
     value = float(next(row for row in history if int(row["epoch"]) == epoch)[config["monitor"]])
     parts = None if config["test"] else ["val"]
     device = str(trainer.strategy.root_device)
-    choose_run_threshold(run.path, device)
-    evaluation = evaluate_run(run.path, parts=parts, device=device)
+    evaluation = evaluate_run(run.path, parts=parts, device=device, choose=True)
     metrics = {
         **evaluation.numbers(),
         "best": {"monitor": config["monitor"], "value": value, "epoch": epoch},
@@ -253,6 +252,10 @@ def _score(
     loggers.log_summary(logger, native)
     loggers.log_overlays(logger, evaluation.samples([row for row in evaluation.rows if row["part"] == part][:PANEL]))
     print_scores(evaluation, f"{run.path.name}: {cost.params / 1e6:.3f} M params, {cost.macs / 1e9:.3f} GMACs")
+    for mode in checked_modes(config["modes"])[1:]:
+        further = evaluate_run(run.path, parts=parts, device=device, mode=mode, choose=True)
+        keep_evaluation(further, run.path / "evaluations" / mode, f"{run.path.name}, {mode}")
+        print_scores(further, run.path.name)
     print(f"best {config['monitor']} {value:.4f} (at training size) in epoch {epoch + 1}")
     print(f"run directory: {run.path}\npictures: {run.figures / 'overlays.png'}  {run.figures / 'curves.png'}")
     return value

@@ -16,7 +16,9 @@ ROOMS = {
     "schedules.py": set(),
     "inference.py": {"src.data.transforms"},
     "scoring.py": {"src.files", "src.metrics", "src.lens"},
-    "lens.py": {"src.scoring"},
+    "lens.py": {"src.metrics", "src.scoring"},
+    "subject.py": {"src.data", "src.rundir"},
+    "thresholds.py": {"src.files", "src.inference", "src.progress", "src.rundir", "src.scoring"},
     "runlog.py": set(),
     "task.py": {"src.inference", "src.metrics"},
     "files.py": set(),
@@ -36,8 +38,8 @@ ROOMS = {
 }
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py", "data/samples.py"}
-HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "audit.py", "data/preview.py"}
-HYDRA |= {"plan.py", "job.py", "timing.py", "report.py"}
+HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
+HYDRA |= {"data/preview.py", "plan.py", "job.py", "timing.py", "report.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -14,6 +14,7 @@ from src.scoring import (
     Rules,
     calibration,
     choose_threshold,
+    dice_curve,
     protocol_id,
     score_image,
     strata,
@@ -102,13 +103,13 @@ def test_dice_at_every_threshold_is_that_of_the_cut_mask(seed: int, grid: bool) 
     probs, labels = picture(seed)
     if grid:  # probabilities that lie on the thresholds themselves
         probs = (np.round(probs * 20) / 20).astype(np.float32)
-    swept = score_image(probs, labels, Rules()).sweep
+    swept = dice_curve(probs, labels > 0)
     assert swept == pytest.approx([dice(probs > float(t), labels > 0) for t in THRESHOLDS], abs=1e-12)
 
 
 def test_an_empty_image_is_right_only_where_nothing_is_predicted() -> None:
     probs = np.full((20, 20), 0.3, np.float32)
-    swept = score_image(probs, np.zeros((20, 20), np.uint8), Rules()).sweep
+    swept = dice_curve(probs, np.zeros((20, 20), bool))
     assert dict(zip(THRESHOLDS.tolist(), swept.tolist(), strict=True))[0.25] == 0 and swept[THRESHOLDS > 0.3].all()
 
 
@@ -117,7 +118,7 @@ def test_the_threshold_with_the_best_mean_dice_is_chosen() -> None:
     labels[:5] = 1
     timid = np.where(labels > 0, 0.33, 0.1).astype(np.float32)  # right from 0.1 up to 0.3
     bold = np.where(labels > 0, 0.9, 0.22).astype(np.float32)  # right from 0.25 on
-    chosen = choose_threshold([score_image(probs, labels, Rules()) for probs in (timid, bold)])
+    chosen = choose_threshold([dice_curve(probs, labels > 0) for probs in (timid, bold)])
     assert chosen["threshold"] == 0.3 and chosen["n"] == 2  # 0.25 and 0.3 are perfect; 0.3 is nearer to 0.5
     assert chosen["dice"]["0.3"] == 1 and chosen["dice"]["0.5"] == pytest.approx(0.5)
 
@@ -219,7 +220,7 @@ def test_of_equal_thresholds_the_nearest_to_a_half_is_chosen() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[:5] = 1
     probs = np.where(labels > 0, 0.93, 0.58).astype(np.float32)  # right from 0.6 to 0.9
-    assert choose_threshold([score_image(probs, labels, Rules())])["threshold"] == 0.6
+    assert choose_threshold([dice_curve(probs, labels > 0)])["threshold"] == 0.6
 
 
 # ---- the lens
@@ -230,8 +231,8 @@ def test_the_lens_by_hand() -> None:
     large, small = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
     large[:128], small[:2, :64] = 1, 1  # 32768 and 128 px
     images = [
-        score_image(large.astype(np.float32), large, Rules()),
-        score_image(np.zeros((256, 256), np.float32), small, Rules()),
+        score_image(large.astype(np.float32), large, Rules(), lens=True),
+        score_image(np.zeros((256, 256), np.float32), small, Rules(), lens=True),
     ]
     table = {row["as in"]: (row["dice"], row["iou"]) for row in lens_table(images, 0.5)}
     pooled_iou = 32768 / (32768 + 128)
@@ -248,7 +249,7 @@ def test_the_lens_by_hand() -> None:
 def test_a_perfect_prediction_is_perfect_by_every_convention(size: tuple[int, int]) -> None:
     mask = np.zeros(size, np.uint8)
     mask[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 2] = 1
-    for row in lens_table([score_image(mask.astype(np.float32), mask, Rules())], 0.5):
+    for row in lens_table([score_image(mask.astype(np.float32), mask, Rules(), lens=True)], 0.5):
         assert row["iou"] == 1 and row["dice"] in (1, None), row
 
 
@@ -257,7 +258,14 @@ def test_the_lens_weighs_batches_by_their_images() -> None:
     mask = np.zeros((256, 256), np.uint8)
     mask[:16] = 1
     found, missed = mask.astype(np.float32), np.zeros((256, 256), np.float32)
-    images = [score_image(probs, mask, Rules()) for probs in [found] * 16 + [missed]]
+    images = [score_image(probs, mask, Rules(), lens=True) for probs in [found] * 16 + [missed]]
     table = {row["as in"]: (row["dice"], row["iou"]) for row in lens_table(images, 0.5)}
     assert table["UNeXt's code"] == pytest.approx((16 / 17, 16 / 17))
     assert table["MALUNet, EGE-UNet"] == pytest.approx((32 / 33, 16 / 17))
+
+
+def test_the_lens_is_ground_only_on_demand() -> None:
+    images = [score_image(*picture(), Rules(), lens=lens) for lens in (True, False)]
+    assert images[1].small is None
+    with pytest.raises(ValueError, match="lens=True"):
+        lens_table(images, 0.5)
