@@ -56,15 +56,17 @@ class Table:
     results: Sequence[Result]
 
 
-def read_results(folder: Path, runs: Sequence[StudyRun], part: str | None = None) -> tuple[list[Result], str]:
+def read_results(
+    folder: Path, runs: Sequence[StudyRun], part: str | None = None, mode: str = "full"
+) -> tuple[list[Result], str]:
     """The finished runs of a study and the part that is compared: `part`, or test where all were scored on it, or val.
 
-    Raises ValueError when no run is finished, or one was not scored on `part`.
+    Raises ValueError when no run is finished, or one was not scored on `part` or in `mode`.
     """
     finished = [run for run in runs if RunDir(folder / run.name).status().get("state") == "finished"]
     if not finished:
         raise ValueError(f"no run of {folder} is finished: there is nothing to compare yet (status=true shows where).")
-    metrics = {run.name: RunDir(folder / run.name).metrics() for run in finished}
+    metrics = {run.name: _metrics(folder / run.name, mode) for run in finished}
     scored = set.intersection(*(set(found["scores"]) for found in metrics.values()))
     part = part or ("test" if "test" in scored else "val")
     if part not in scored:
@@ -72,9 +74,23 @@ def read_results(folder: Path, runs: Sequence[StudyRun], part: str | None = None
         raise ValueError(f"part={part}: {', '.join(without[:3])} was not scored on it. Scored are {sorted(scored)}.")
     results = []
     for run in finished:
-        rows = [row for row in read_rows(folder / run.name / "per_image.csv") if row["part"] == part]
+        rows = [row for row in read_rows(_scored_in(folder / run.name, mode) / "per_image.csv") if row["part"] == part]
         results.append(Result(run, metrics[run.name], RunDir(folder / run.name).config(), rows))
     return results, part
+
+
+def _scored_in(run: Path, mode: str) -> Path:
+    return run if mode == "full" else run / "evaluations" / mode
+
+
+def _metrics(run: Path, mode: str) -> dict[str, Any]:
+    place = _scored_in(run, mode)
+    if not (place / "metrics.json").is_file():
+        raise ValueError(
+            f"mode={mode}: {run} was not scored in it. That does python -m src.evaluate run={run} mode={mode} "
+            f"out={place}"
+        )
+    return RunDir(run).metrics() | RunDir(place).metrics()
 
 
 def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], reference: str | None = None) -> Table:
@@ -188,11 +204,13 @@ def caption(table: Table) -> str:
     """What the numbers are: part, images, protocol, budget, and how differences were tested."""
     protocol, config = table.results[0].metrics["protocol"], table.results[0].config
     seeds = ", ".join(str(seed) for seed in sorted({found.run.seed for found in table.results}))
+    leaks = f" (LEAKS: {protocol['leaks']})" if "leaks" in protocol else ""
     codes = ", ".join(sorted({_short(found.metrics["commit"]) for found in table.results}))
     return (
         f"{protocol['dataset']}, split {protocol['split']} ({protocol['split_hash'][:12]}), {table.n_images} "
-        f"{table.part} images, per-image means at native size, protocol {protocol['id']}; mean ± std over seeds "
-        f"{seeds}. Trained at {config['data']['size']} px, {config['trainer']['max_epochs']} epochs, "
+        f"{table.part} images, per-image means at native size, mode {protocol['mode']}{leaks}, "
+        f"protocol {protocol['id']}; mean ± std over seeds {seeds}. "
+        f"Trained at {config['data']['size']} px, {config['trainer']['max_epochs']} epochs, "
         f"batch {config['data']['batch_size']}; code {codes}. Differences are paired over images (seeds averaged "
         "first): 95 % bootstrap interval, Wilcoxon's p with Holm's correction over the table. They know nothing of "
         "other seeds: a difference within the spread of the seeds is no finding, whatever its p."

@@ -28,7 +28,7 @@ def _run(cfg: DictConfig) -> None:
             print_status(folder, study_states(folder))
         else:
             metrics = [cfg.metrics] if isinstance(cfg.metrics, str) else list(cfg.metrics)
-            write_report(folder, Path(cfg.out or folder), cfg.part, metrics, cfg.reference)
+            write_report(folder, Path(cfg.out or folder), metrics, cfg.part, cfg.mode, cfg.reference)
 
 
 def print_status(folder: Path, states: list[RunState]) -> None:
@@ -50,7 +50,14 @@ def print_status(folder: Path, states: list[RunState]) -> None:
         )
 
 
-def write_report(folder: Path, out: Path, part: str | None, metrics: list[str], reference: str | None) -> "Comparison":
+def write_report(
+    folder: Path,
+    out: Path,
+    metrics: list[str],
+    part: str | None = None,
+    mode: str = "full",
+    reference: str | None = None,
+) -> "Comparison":
     """Prints a study's table and writes table.md and results.csv (a row per run) into `out`.
 
     Raises ValueError where runs do not compare, and for unknown metrics.
@@ -59,7 +66,7 @@ def write_report(folder: Path, out: Path, part: str | None, metrics: list[str], 
     from src.files import write_csv, write_text
 
     runs = study_runs(folder)
-    results, part = read_results(folder, runs, part)
+    results, part = read_results(folder, runs, part, mode)
     table = compare(results, part=part, metrics=metrics, reference=reference)
     text = markdown(table)
     write_text(out / "table.md", text + "\n")
