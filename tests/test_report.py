@@ -142,9 +142,11 @@ def test_unfinished_runs_are_left_out_and_told(
     assert "ValueError: no" in told and "6 runs: 5 finished, 1 failed" in told
 
 
-def test_the_command_answers_an_unknown_study_in_one_line(study: tuple[Path, list[StudyRun]]) -> None:
+def test_the_command_answers_an_unknown_study_in_one_line(study: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
     folder, _ = study
-    command = [sys.executable, "-m", "src.report", f"runs={folder.parent}", "study=nothing", "status=true"]
+    runs = tmp_path.with_name(f"{tmp_path.name}-runs")
+    shutil.copytree(folder, runs / "mine")
+    command = [sys.executable, "-m", "src.report", f"runs={runs}", "study=nothing", "status=true"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and f"Studies there: {folder.name}" in done.stderr
+    assert done.returncode == 2 and "Studies there: mine." in done.stderr
     assert "Traceback" not in done.stderr
