@@ -41,6 +41,7 @@ def complete_config(
 
 def _check(config: Mapping[str, Any]) -> None:
     """ValueError for what would otherwise fail late, or pass and mean something else (`test=no` is a truthy word)."""
+    from src.inference import checked_modes
     from src.schedules import SHAPES
     from src.task import METRICS
 
@@ -55,6 +56,7 @@ def _check(config: Mapping[str, Any]) -> None:
     shape = config["schedule"].get("shape", "cosine")
     if shape not in SHAPES:
         raise ValueError(f"schedule.shape={shape} is not known. {did_you_mean(shape, SHAPES)} Use {', '.join(SHAPES)}.")
+    checked_modes(config["modes"])
     trainer = config["trainer"]
     if trainer["devices"] != 1:
         raise ValueError(f"trainer.devices={trainer['devices']}: a run uses one device. Use 1.")
