@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 from src.preflight import CONFIG_DIR, Composer, ConfigError, did_you_mean, preflight
 
 __all__ = ["ConfigError", "did_you_mean", "entry_point"]
+
+# It is, on purpose: conf/hydra/launcher holds our defaults of it. Here, so that it also counts inside a submitted job.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against ConfigStore schema")
 
 _USERS_FAULT = (ConfigError, ConfigCompositionException, OverrideParseException, SearchPathException)
 

@@ -3,6 +3,7 @@
 python -m src.train model=emisnet data=kvasir_seg
 """
 
+import os
 import sys
 import time
 import traceback
@@ -42,7 +43,7 @@ def train(config: dict[str, Any]) -> float:
     Raises:
         ConfigError: bad config or data; nothing is trained.
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stands.
-        SystemExit: 130 or 143 after SIGINT or SIGTERM; what was trained is saved.
+        SystemExit: 130 or 143 after SIGINT or SIGTERM (138, 140 after USR1, USR2); what was trained is saved.
     """
     from hydra.utils import instantiate
 
@@ -116,6 +117,7 @@ def _attempt(
         loggers.finish(logger, exit_code=code)
         saved = "saved" if run.last.is_file() else "nothing trained yet"
         print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
+        stop.pass_on()  # under submitit the job is requeued, and this process ends here
         raise SystemExit(code) from error
 
 
@@ -176,6 +178,7 @@ def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDa
 
 def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "GracefulStop") -> "pl.Trainer":
     from hydra.utils import instantiate
+    from lightning.fabric.plugins.environments import SLURMEnvironment
     from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 
     from src.callbacks import AtomicCheckpointIO, EpochLines, History, StepSeed
@@ -190,12 +193,14 @@ def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "Grace
         callbacks.append(RichProgressBar() if on_terminal else EpochLines(config["monitor"], history))
     if config["ema"]:
         callbacks.append(EMAWeightAveraging(decay=config["ema"]))
+    # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
+    slurm = [SLURMEnvironment(auto_requeue=False)] if "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect() else []
     callbacks.append(stop)  # last: what it saves must hold what the others did in the step
     return instantiate(
         trainer,
         callbacks=callbacks,
         logger=logger,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *slurm],
         enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
         _convert_="all",
     )
