@@ -115,10 +115,13 @@ class GracefulStop(Callback):
         if self.received is not None:  # it came after the last step: all that is trained is saved
             raise SystemExit(128 + self.received)
 
-    def pass_on(self) -> None:
-        """Calls the handler that a scheduler had set before ours for a signal that came; submitit's does not return."""
-        for number in self._came.keys() & set(REQUEUE_SIGNALS):
-            if callable(handler := self._previous.get(number)):
+    def pass_on(self, *, requeue: bool) -> None:
+        """Calls the handler that a scheduler had set before ours, which does not return, if its signal came.
+
+        With `requeue` also if it did not: SIGTERM may mean the same (`src.slurm.in_grace`).
+        """
+        for number in REQUEUE_SIGNALS:
+            if (requeue or number in self._came) and callable(handler := self._previous.get(number)):
                 handler(number, None)
 
 

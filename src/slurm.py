@@ -1,4 +1,4 @@
-"""Is this a place to submit Slurm jobs from? Asked by the command that submits, before the first job."""
+"""What is asked of Slurm: before the first job whether any can be submitted, in a job what its SIGTERM means."""
 
 import os
 import shutil
@@ -40,3 +40,20 @@ def _why_sacct_fails() -> str:
     if done.returncode == 0 and done.stdout.startswith("JobID"):
         return ""
     return (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
+
+
+def in_grace() -> bool:
+    """True in a job that is to make room but still runs, as clusters with a GraceTime have it.
+
+    There SIGTERM comes at the beginning of that time, and a job that ends within it counts as failed: it has to have
+    itself requeued. At its end, as without a GraceTime, Slurm does so; after scancel nobody should.
+    """
+    if (job := os.environ.get("SLURM_JOB_ID")) is None:
+        return False
+    try:
+        question = ["scontrol", "show", "job", job, "--oneliner"]
+        shown = subprocess.run(question, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    state = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    return state.get("JobState") == "RUNNING" and state.get("PreemptTime", "None") != "None"

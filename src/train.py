@@ -22,6 +22,7 @@ from src.files import read_csv, write_csv, write_json, write_text
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
 from src.rundir import RunDir, provenance
 from src.runlog import logged_to
+from src.slurm import in_grace
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
@@ -117,7 +118,7 @@ def _attempt(
         loggers.finish(logger, exit_code=code)
         saved = "saved" if run.last.is_file() else "nothing trained yet"
         print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
-        stop.pass_on()  # under submitit the job is requeued, and this process ends here
+        stop.pass_on(requeue=in_grace())  # under submitit the job is requeued, and this process ends here
         raise SystemExit(code) from error
 
 

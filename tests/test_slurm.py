@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from src.callbacks import GracefulStop
 from src.preflight import ConfigError
 from src.rundir import RunDir
 from src.slurm import check_slurm
+from src.train import train
 
-from .conftest import REPO, TINY, TINY_MODEL
+from .conftest import REPO, TINY, TINY_MODEL, config_of
 from .test_resume import assert_same, epochs_done
 
 TOOLS = REPO / "tests" / "slurm"
@@ -34,10 +36,11 @@ ABSENT = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun") i
 needs_slurm = pytest.mark.skipif(
     bool(ABSENT), reason=f"{', '.join(ABSENT)} absent (apt-get install --no-install-recommends slurm-wlm munge)"
 )
+pytestmark = pytest.mark.timeout(900)  # a minute each on an idle machine; starting Python is most of it
 STEPS = 24  # 4 epochs of 6
 RUN = (
     *(*TINY_MODEL, *TINY, "trainer.max_epochs=4", "data.counts=[24,5,6]", "ema=0.9", "data.num_workers=1"),
-    "+trainer.callbacks.watched={_target_: tests.slurm.watched_steps.WatchedSteps, seconds: 0.3}",
+    "+trainer.callbacks.watched={_target_: tests.slurm.watched_steps.WatchedSteps, seconds: 1}",
 )
 
 
@@ -81,7 +84,7 @@ class Driver:
         found = [path for path in self.runs.glob(f"synthetic/*-seed{seed}") if (path / "config.yaml").is_file()]
         return found[0] if found else self.runs / "none"
 
-    def wait_until(self, reached: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_until(self, reached: Callable[[], bool], seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while not reached():
             assert self.process.poll() is None, self.said()
@@ -90,7 +93,7 @@ class Driver:
 
     def exit_code(self) -> int:
         try:
-            return self.process.wait(timeout=150)
+            return self.process.wait(timeout=240)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.said()) from None
 
@@ -115,23 +118,39 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def out_of_time(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    """Started first and alone: Slurm has no limit below a minute, and by then it has to be training."""
-    limit = ("timeout_min=1", "signal_delay_s=1", "max_num_timeout=2")
-    more = (*(f"hydra.launcher.{key}" for key in limit), "trainer.callbacks.watched.seconds=4")
-    return cluster.submit(tmp_path_factory.mktemp("time") / "runs", "n2", "seed=0", *more)
+def out_of_time(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Driver, "Future[int]"]]:
+    """A run whose time is up while the other tests go on, with the step at which it was saved."""
+    more = ("signal_delay_s=90", "max_num_timeout=1")
+    launcher = [f"hydra.launcher.{key}" for key in more]
+    folder = tmp_path_factory.mktemp("time") / "runs"
+    driver = cluster.submit(folder, "n2", "seed=0", *launcher, "trainer.callbacks.watched.seconds=5")
+    with ThreadPoolExecutor(1) as pool:
+        yield driver, pool.submit(let_time_run_out, cluster, driver)
+
+
+def let_time_run_out(cluster: Cluster, driver: Driver) -> int:
+    driver.wait_until(lambda: len(steps_of(driver.run_of(0))) > 1)
+    run = RunDir(driver.run_of(0))
+    job = next((driver.runs / "multirun" / "slurm").glob("[0-9]*")).name
+    # Slurm counts whole minutes and looks twice in one: lowered this far, the limit's signal is due when it looks next
+    minutes = int(cluster.run("squeue", "-h", "-j", job, "-O", "TimeUsed").split(":")[-2]) + 2
+    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    driver.wait_until(lambda: run.status().get("state") == "interrupted")
+    saved = torch.load(run.last, weights_only=True)["global_step"]
+    longer = ["scontrol", "update", f"JobId={job}", "TimeLimit=30"]  # as soon as it is in the queue again
+    driver.wait_until(lambda: subprocess.run(longer, env=cluster.environment, capture_output=True).returncode == 0)
+    return saved
 
 
 @pytest.fixture(scope="module")
-def unbroken(out_of_time: Driver, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    command = [sys.executable, "-m", "src.train", *RUN, "test=false", "seed=0", f"run_dir={folder}"]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True, timeout=200)
+    train(config_of(*RUN, "test=false", "seed=0", f"run_dir={folder}"))
     return folder
 
 
 @pytest.fixture(scope="module")
-def one_fails(unbroken: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Driver:
+def one_fails(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Driver:
     more = ("optim.lr=1e30,1e-3", "trainer.gradient_clip_val=null", "trainer.callbacks.watched.seconds=0")
     return cluster.submit(tmp_path_factory.mktemp("fails") / "runs", "n2", *more)
 
@@ -149,21 +168,41 @@ def assert_resumed_at_its_step(run: Path, saved: int) -> None:
 
 
 @needs_slurm
-@pytest.mark.usefixtures("one_fails")  # meanwhile, on the other node
+@pytest.mark.usefixtures("out_of_time", "one_fails")  # meanwhile, on the other node
 def test_preempted_runs_are_requeued_and_resume_at_their_step(cluster: Cluster, unbroken: Path, tmp_path: Path) -> None:
-    driver = cluster.submit(tmp_path / "runs", "n1", "seed=0,1")
-    driver.wait_until(lambda: epochs_done(driver.run_of(0)) >= 1 and epochs_done(driver.run_of(1)) >= 1)
-    driver.wait_until(lambda: steps_of(driver.run_of(0))[-1][1] % 6 in (1, 2))
+    at_once = cluster.submit(tmp_path / "at_once", "n1", "seed=0,1")
+    with_notice = cluster.submit(tmp_path / "with_notice", "n1", "seed=0", "hydra.launcher.partition=grace")
+    jobs = ((at_once, 0), (at_once, 1), (with_notice, 0))
+    for driver, seed in jobs:
+        driver.wait_until(lambda driver=driver, seed=seed: epochs_done(driver.run_of(seed)) >= 1)
+    at_once.wait_until(lambda: steps_of(at_once.run_of(0))[-1][1] % 6 in (1, 2))
     cluster.run("sbatch", "-p", "high", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-    driver.wait_until(lambda: all(RunDir(driver.run_of(s)).status().get("state") == "interrupted" for s in (0, 1)))
-    saved = [torch.load(RunDir(driver.run_of(s)).last, weights_only=True)["global_step"] for s in (0, 1)]
+    saved = []
+    for driver, seed in jobs:
+        run = RunDir(driver.run_of(seed))
+        driver.wait_until(lambda run=run: run.status().get("state") == "interrupted")
+        saved.append(torch.load(run.last, weights_only=True)["global_step"])
     assert saved[0] % 6 != 0, "it was meant to fall inside an epoch"
-    assert driver.exit_code() == 0, driver.said()
-    for seed in (0, 1):
+    for driver in (at_once, with_notice):
+        assert driver.exit_code() == 0, driver.said()
+    for (driver, seed), step in zip(jobs, saved, strict=True):
         assert RunDir(driver.run_of(seed)).status()["state"] == "finished"
-        assert_resumed_at_its_step(driver.run_of(seed), saved[seed])
-    assert_same(driver.run_of(0), unbroken)
+        assert_resumed_at_its_step(driver.run_of(seed), step)
+    assert_same(at_once.run_of(0), unbroken)
+    assert_same(with_notice.run_of(0), unbroken)
     print(f"pre-empted: saved at steps {saved}")
+
+
+@needs_slurm
+def test_a_run_out_of_time_goes_on_in_the_next_job(out_of_time: tuple[Driver, "Future[int]"], unbroken: Path) -> None:
+    driver, future = out_of_time
+    saved = future.result()
+    assert saved > 0
+    assert driver.exit_code() == 0, driver.said()
+    assert RunDir(driver.run_of(0)).status()["state"] == "finished"
+    assert_resumed_at_its_step(driver.run_of(0), saved)
+    assert_same(driver.run_of(0), unbroken)
+    print(f"time limit: saved at step {saved}")
 
 
 @needs_slurm
@@ -172,18 +211,6 @@ def test_a_failing_job_lets_the_other_finish_and_the_exit_code_says_so(one_fails
     runs = [RunDir(path) for path in (one_fails.runs / "synthetic").iterdir()]
     states = {run.config()["optim"]["lr"]: run.status()["state"] for run in runs}
     assert states == {1e30: "failed", 1e-3: "finished"}
-
-
-@needs_slurm
-def test_a_run_out_of_time_goes_on_in_the_next_job(out_of_time: Driver, unbroken: Path) -> None:
-    assert out_of_time.exit_code() == 0, out_of_time.said()
-    run = out_of_time.run_of(0)
-    assert RunDir(run).status()["state"] == "finished"
-    saved = next(step for attempt, step in steps_of(run) if attempt != "0")
-    assert saved > 0
-    assert_resumed_at_its_step(run, saved)
-    assert_same(run, unbroken)
-    print(f"time limit: saved at step {saved}")
 
 
 def test_our_defaults_name_every_key_of_the_plugin() -> None:
@@ -216,8 +243,11 @@ def test_a_schedulers_handler_is_called_only_when_it_is_passed_on(tmp_path: Path
         with stop, pytest.raises(SystemExit) as left:  # nothing is trained yet: it leaves at once
             os.kill(os.getpid(), signal.SIGUSR2)
         assert (left.value.code, called) == (128 + signal.SIGUSR2, [])
-        stop.pass_on()
+        stop.pass_on(requeue=False)
         assert called == [signal.SIGUSR2]
+        GracefulStop(RunDir(tmp_path)).pass_on(requeue=True)  # without a handler before ours there is none to call
+        stop.pass_on(requeue=True)
+        assert called == [signal.SIGUSR2] * 2
         assert callable(signal.getsignal(signal.SIGUSR2)) and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGUSR2, before)
