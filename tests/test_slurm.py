@@ -36,7 +36,7 @@ ABSENT = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun") i
 needs_slurm = pytest.mark.skipif(
     bool(ABSENT), reason=f"{', '.join(ABSENT)} absent (apt-get install --no-install-recommends slurm-wlm munge)"
 )
-pytestmark = pytest.mark.timeout(900)  # a minute each on an idle machine; starting Python is most of it
+pytestmark = pytest.mark.timeout(1500)  # a minute each on an idle machine; starting Python is most of it
 STEPS = 24  # 4 epochs of 6
 RUN = (
     *(*TINY_MODEL, *TINY, "trainer.max_epochs=4", "data.counts=[24,5,6]", "ema=0.9", "data.num_workers=1"),
@@ -84,7 +84,7 @@ class Driver:
         found = [path for path in self.runs.glob(f"synthetic/*-seed{seed}") if (path / "config.yaml").is_file()]
         return found[0] if found else self.runs / "none"
 
-    def wait_until(self, reached: Callable[[], bool], seconds: float = 240) -> None:
+    def wait_until(self, reached: Callable[[], bool], seconds: float = 400) -> None:
         end = time.monotonic() + seconds
         while not reached():
             assert self.process.poll() is None, self.said()
@@ -93,7 +93,7 @@ class Driver:
 
     def exit_code(self) -> int:
         try:
-            return self.process.wait(timeout=240)
+            return self.process.wait(timeout=600)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.said()) from None
 
