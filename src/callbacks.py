@@ -1,5 +1,6 @@
 """What watches a training: resumable randomness, history, progress lines, graceful stop, checkpoints written whole."""
 
+import os
 import random
 import signal
 import sys
@@ -18,7 +19,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from src.files import read_csv, replacing, write_csv
 from src.rundir import RunDir
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *REQUEUE_SIGNALS)
+ECHO = 1.0  # s: Slurm's SIGTERM comes twice, from slurmd and by way of srun; `uv run` doubles Ctrl-C
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,23 +56,29 @@ class StepSeed(Callback):
 
 
 class GracefulStop(Callback):
-    """SIGINT and SIGTERM, as a context around a whole attempt: leave with 128 + signal, so that status.json says so.
+    """Stop signals, as a context around a whole attempt: leave with 128 + signal, so that status.json says so.
 
     While steps are trained, the handler only notes the signal; the step in progress ends, is saved, and the same
     command resumes exactly there. (Saving inside the handler would catch a step half done: 6 of 8 such runs diverged.)
     A signal during validation waits for its end. Before and after training there is nothing to save: it stops at once,
-    and so it does at the second signal.
+    and so it does when the same signal comes again, more than ECHO seconds later.
+
+    USR1 and USR2 are a scheduler's word that the time is up. Submitit has set a handler of its own for one of them,
+    which has the job requeued: `pass_on` calls it, when everything is on disk. Elsewhere they stop a run like SIGTERM.
     """
 
     def __init__(self, run: RunDir):
         self.run = run
-        self.received: int | None = None
+        self.received: int | None = None  # the first one
+        self._came: dict[int, float] = {}
         self._training = False
+        self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+            ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is not None]  # None: set by C code
+            self._previous = {number: signal.signal(number, self._note) for number in ours}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,10 +86,13 @@ class GracefulStop(Callback):
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        at_once = self.received is not None or not self._training
-        self.received = number
+        if os.getpid() != self._process:  # a loader's worker that was forked just now: Slurm signals every process
+            return
+        now = time.monotonic()
+        at_once = now - self._came.setdefault(number, now) > ECHO or not self._training
+        self.received = self.received or number
         if at_once:
-            raise SystemExit(128 + number)
+            raise SystemExit(128 + self.received)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = True
@@ -102,6 +114,15 @@ class GracefulStop(Callback):
         self._training = False
         if self.received is not None:  # it came after the last step: all that is trained is saved
             raise SystemExit(128 + self.received)
+
+    def pass_on(self, *, requeue: bool) -> None:
+        """Calls the handler that a scheduler had set before ours, which does not return, if its signal came.
+
+        With `requeue` also if it did not: SIGTERM may mean the same (`src.slurm.in_grace`).
+        """
+        for number in REQUEUE_SIGNALS:
+            if (requeue or number in self._came) and callable(handler := self._previous.get(number)):
+                handler(number, None)
 
 
 class RunCheckpoint(ModelCheckpoint):

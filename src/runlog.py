@@ -13,6 +13,7 @@ QUIET = (
     ".*Checkpoint directory .* exists.*",
     ".*resuming from a checkpoint that ended before the epoch ended.*",  # exactly what our sampler is for
     ".*isinstance.*LeafSpec.*",
+    ".*`srun` command is available.*",  # on a login node; a run there is meant to be one
 )
 
 

@@ -24,6 +24,7 @@ from src.plan import planned
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
 from src.rundir import RunDir, provenance
 from src.runlog import logged_to
+from src.slurm import in_grace
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
@@ -46,7 +47,7 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     Raises:
         ConfigError: bad config or data; nothing is trained.
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stands.
-        SystemExit: 130 or 143 after SIGINT or SIGTERM; what was trained is saved.
+        SystemExit: 130 or 143 after SIGINT or SIGTERM (138, 140 after USR1, USR2); what was trained is saved.
     """
     from hydra.utils import instantiate
 
@@ -120,6 +121,7 @@ def _attempt(
         loggers.finish(logger, exit_code=code)
         saved = "saved" if run.last.is_file() else "nothing trained yet"
         print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
+        stop.pass_on(requeue=in_grace())  # under submitit the job is requeued, and this process ends here
         raise SystemExit(code) from error
 
 
@@ -180,6 +182,7 @@ def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDa
 
 def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "GracefulStop") -> "pl.Trainer":
     from hydra.utils import instantiate
+    from lightning.fabric.plugins.environments import SLURMEnvironment
     from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 
     from src.callbacks import AtomicCheckpointIO, EpochLines, History, StepSeed
@@ -194,12 +197,14 @@ def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "Grace
         callbacks.append(RichProgressBar() if on_terminal else EpochLines(config["monitor"], history))
     if config["ema"]:
         callbacks.append(EMAWeightAveraging(decay=config["ema"]))
+    # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
+    slurm = [SLURMEnvironment(auto_requeue=False)] if "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect() else []
     callbacks.append(stop)  # last: what it saves must hold what the others did in the step
     return instantiate(
         trainer,
         callbacks=callbacks,
         logger=logger,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *slurm],
         enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
         _convert_="all",
     )
