@@ -13,6 +13,7 @@ QUIET = (
     ".*Checkpoint directory .* exists.*",
     ".*resuming from a checkpoint that ended before the epoch ended.*",  # exactly what our sampler is for
     ".*isinstance.*LeafSpec.*",
+    ".*It is recommended to use .*sync_dist=True.*",  # where torchmetrics has gathered already
 )
 
 

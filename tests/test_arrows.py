@@ -23,6 +23,7 @@ ROOMS = {
     "progress.py": set(),
     "statistics.py": set(),
     "rundir.py": {"src.files"},
+    "ranks.py": set(),
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
@@ -30,7 +31,7 @@ ROOMS = {
     "callbacks.py": {"src.files", "src.rundir"},
 }
 # besides the entry points
-LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py", "data/samples.py"}
+LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "audit.py", "data/preview.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
