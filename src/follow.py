@@ -4,6 +4,7 @@ It trains its share and writes nothing: rank 0 does. What it says at its end goe
 stdout; it leaves signals to rank 0, and ends when rank 0 does.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ def main() -> None:
         from src.ranks import LAST_WORDS, READY, Seat
         from src.train import follow
 
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # as rank 0; once it is imported
         run, checkpoint, rank, world, port = sys.argv[1:]
         seat = Seat(int(rank), int(world), int(port))
         follow(Path(run), seat, Path(checkpoint) if checkpoint else None, lambda: words.write(READY))

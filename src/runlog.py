@@ -23,7 +23,8 @@ def logged_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes on hardware and products
+    for name in ("lightning.pytorch", "lightning.fabric"):  # notes on hardware, processes and products
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     formatwarning = warnings.formatwarning
     with warnings.catch_warnings():
