@@ -62,7 +62,10 @@ def build_net(model: Mapping[str, Any], *, quiet: bool = False) -> nn.Module:
     return net
 
 
-def pin_threads(threads: int | None) -> int:
-    """Sets torch's CPU threads, or keeps its choice; returns the number, for which results are bit-identical."""
-    torch.set_num_threads(int(threads) if threads else torch.get_num_threads())
+def pin_threads(threads: int | None, *, processes: int = 1) -> int:
+    """Sets torch's CPU threads, or shares its choice among the processes; returns the number of this one.
+
+    Results are bit-identical for one number of threads.
+    """
+    torch.set_num_threads(int(threads) if threads else max(1, torch.get_num_threads() // processes))
     return torch.get_num_threads()

@@ -39,8 +39,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
+def save_alone(trainer: pl.Trainer, path: Path) -> None:
+    """`trainer.save_checkpoint` without its barrier: only rank 0 gets signals, and the others know nothing of it.
+
+    They hold nothing that rank 0 lacks: weights and optimizer are the same, running statistics are broadcast from it.
+    """
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
+    trainer.strategy.save_checkpoint(checkpoint, path)
+
+
 class StepSeed(Callback):
-    """Every step draws from (seed, epoch, batch), so that dropout too is the same in a resumed run."""
+    """Every step draws from (seed, epoch, batch, rank), so that dropout too is the same in a resumed run."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -107,7 +116,7 @@ class GracefulStop(Callback):
         # validation and the regular checkpoint still follow: the next batch stops then
         inside = trainer.fit_loop.epoch_loop._should_accumulate()
         if self.received is not None and not inside and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.run.last)
+            save_alone(trainer, self.run.last)
             raise SystemExit(128 + self.received)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -146,7 +155,11 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class History(Callback):
-    """One row per epoch in history.csv; a resumed run keeps the rows before the epoch it goes on with."""
+    """One row per epoch in history.csv; a resumed run keeps the rows before the epoch it goes on with.
+
+    Every rank has one, and rank 0's alone writes: reading the metrics averages those of training over the ranks, which
+    all of them must do.
+    """
 
     def __init__(self, run: RunDir):
         self.path = run.path / "history.csv"
@@ -155,7 +168,7 @@ class History(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begun = time.perf_counter()  # a run resumed inside an epoch gets no on_train_epoch_start
-        if self.path.is_file():
+        if trainer.is_global_zero and self.path.is_file():
             self.rows = [dict(row) for row in read_csv(self.path) if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -164,7 +177,7 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._images += len(batch["id"])
+        self._images += len(batch["id"]) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._trained = time.perf_counter()
@@ -185,7 +198,8 @@ class History(Callback):
                 "train_images_per_second": round(self._images / (self._trained - self._begun), 2),
             }
         )
-        write_csv(self.path, self.rows)
+        if trainer.is_global_zero:
+            write_csv(self.path, self.rows)
 
 
 class EpochLines(Callback):

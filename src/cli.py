@@ -31,9 +31,6 @@ from src.preflight import CONFIG_DIR, Composer, ConfigError, did_you_mean, prefl
 
 __all__ = ["ConfigError", "did_you_mean", "entry_point"]
 
-# It is, on purpose: conf/hydra/launcher holds our defaults of it. Here, so that it also counts inside a submitted job.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against ConfigStore schema")
-
 _USERS_FAULT = (ConfigError, ConfigCompositionException, OverrideParseException, SearchPathException)
 
 

@@ -31,7 +31,7 @@ def complete_config(
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
         _check(plain(cfg))
-        cfg.threads = pin_threads(cfg.threads)
+        cfg.threads = pin_threads(cfg.threads, processes=cfg.trainer.devices)
         cfg.model = solve_width(plain(cfg.model), cfg.data.size, cfg.reference and plain(cfg.reference))
         name = f"{choices['model']}-{run_hash(plain(cfg))}-seed{cfg.seed}"
         cfg.run_dir = cfg.run_dir or str(Path(cfg.runs) / (cfg.study or choices["data"]) / name)
@@ -58,8 +58,13 @@ def _check(config: Mapping[str, Any]) -> None:
         raise ValueError(f"schedule.shape={shape} is not known. {did_you_mean(shape, SHAPES)} Use {', '.join(SHAPES)}.")
     checked_modes(config["modes"])
     trainer = config["trainer"]
-    if trainer["devices"] != 1:
-        raise ValueError(f"trainer.devices={trainer['devices']}: a run uses one device. Use 1.")
+    if not isinstance(trainer["devices"], int) or isinstance(trainer["devices"], bool) or trainer["devices"] < 1:
+        raise ValueError(
+            f"trainer.devices={trainer['devices']} is not possible; it is the number of devices, from 1 up. Which "
+            "GPUs: CUDA_VISIBLE_DEVICES=2,3 before the command."
+        )
+    if trainer["devices"] > 1:
+        _check_several_devices(config)
     if trainer.get("check_val_every_n_epoch", 1) != 1 or trainer["limit_val_batches"] == 0:
         raise ValueError("a run validates after every epoch: validation selects the checkpoint. Leave it on.")
     for key, value, allowed, text in (
@@ -70,6 +75,18 @@ def _check(config: Mapping[str, Any]) -> None:
     ):
         if isinstance(value, str | bool | None) or not allowed(value):
             raise ValueError(f"{key}={value} is not possible; it is {text}.")
+
+
+def _check_several_devices(config: Mapping[str, Any]) -> None:
+    import torch
+
+    trainer, devices = config["trainer"], config["trainer"]["devices"]
+    if trainer["limit_val_batches"] != 1.0:
+        raise ValueError(f"trainer.limit_val_batches needs one device; {devices} share all images among them.")
+    if trainer.get("num_nodes", 1) != 1 or trainer.get("strategy", "auto") not in ("auto", "ddp"):
+        raise ValueError("several devices train with DDP on one machine: leave out trainer.num_nodes and strategy.")
+    if trainer["accelerator"] in ("auto", "gpu", "cuda") and 0 < torch.cuda.device_count() < devices:
+        raise ValueError(f"trainer.devices={devices}, but {torch.cuda.device_count()} GPUs are visible here.")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from src.rundir import RunDir
 POLL = 0.2  # s between looks at the child
 REPO = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
-FORWARDED = (signal.SIGINT, signal.SIGTERM)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class RunFailed(CompactHydraException):

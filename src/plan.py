@@ -24,6 +24,7 @@ from src.config import complete_config
 from src.preflight import Composer, composing
 from src.progress import progress
 from src.rundir import defining, differences, provenance
+from src.slurm import check_slurm
 from src.study import StudyRun, state_of, study_states, summary, variant_labels, write_plan
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def _plan(argv: Sequence[str]) -> list[Path]:
         if composer is None or composer.shows or not composer.is_multirun():
             return []
         jobs, only_show = composer.jobs(), composer.master.plan
+        if "submitit" in composer.master.hydra.launcher._target_ and not only_show:
+            check_slurm()
         plans = _plan_search(composer) if jobs is None else _plan_grid([_complete(job) for job in jobs])
     if only_show:
         raise SystemExit(0)

@@ -14,6 +14,7 @@ QUIET = (
     ".*resuming from a checkpoint that ended before the epoch ended.*",  # exactly what our sampler is for
     ".*isinstance.*LeafSpec.*",
     ".*`srun` command is available.*",  # on a login node; a run there is meant to be one
+    ".*It is recommended to use .*sync_dist=True.*",  # where torchmetrics has gathered already
 )
 
 
@@ -23,7 +24,8 @@ def logged_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes on hardware and products
+    for name in ("lightning.pytorch", "lightning.fabric"):  # notes on hardware, processes and products
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     formatwarning = warnings.formatwarning
     with warnings.catch_warnings():

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 
     from src.callbacks import GracefulStop
     from src.data.datamodule import SegmentationDataModule
+    from src.data.sampler import Share
     from src.models.cost import Cost
+    from src.ranks import Seat
     from src.task import SegmentationTask
 
 PANEL = 8  # overlays sent to the logger
@@ -54,6 +56,7 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     with user_errors():
         source = instantiate(config["data"])
         source.setup("fit")
+        source.spread(_share(0, config))
         run = RunDir(Path(config["run_dir"]))
         lock = run.claim(wait=wait)
     try:
@@ -134,12 +137,43 @@ def _fit(
     stop: "GracefulStop",
     checkpoint: Path | None,
 ) -> "tuple[pl.Trainer, float]":
-    """Trains to the end; returns the trainer and the seconds of this attempt."""
-    trainer = _make_trainer(config, run, logger, stop)
-    task = _make_task(config, net, source)
+    """Trains to the end, on all devices; returns the trainer and the seconds of this attempt."""
+    from src.ranks import leading
+
+    def give_up(reason: str) -> None:
+        run.mark("failed", reason=reason, exit_code=1, **provenance())
+
     begun = time.perf_counter()
-    trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
+    with leading(run.path, config["trainer"]["devices"], checkpoint, give_up) as seat:
+        trainer = _make_trainer(config, run, logger, stop, seat)
+        trainer.fit(_make_task(config, net, source), datamodule=source, ckpt_path=checkpoint, weights_only=True)
     return trainer, round(time.perf_counter() - begun, 1)
+
+
+def follow(path: Path, seat: "Seat", checkpoint: Path | None, ready: Callable[[], Any]) -> None:
+    """What any rank but the first does of a run that is under way; it writes nothing."""
+    from hydra.utils import instantiate
+
+    from src.build import pin_threads
+
+    run = RunDir(path)
+    config = run.config()
+    pin_threads(config["threads"])
+    source = instantiate(config["data"])
+    source.setup("fit")
+    source.spread(_share(seat.rank, config))
+    net, _ = _make_net(config, source)
+    trainer = _make_trainer(config, run, False, None, seat)
+    task = _make_task(config, net, source)
+    ready()
+    trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
+    seat.leave()
+
+
+def _share(rank: int, config: dict[str, Any]) -> "Share":
+    from src.data.sampler import Share
+
+    return Share(rank, config["trainer"]["devices"])
 
 
 def _make_net(config: dict[str, Any], source: "SegmentationDataModule") -> "tuple[nn.Module, Cost]":
@@ -180,7 +214,10 @@ def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDa
     )
 
 
-def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "GracefulStop") -> "pl.Trainer":
+def _make_trainer(
+    config: dict[str, Any], run: RunDir, logger: Any, stop: "GracefulStop | None", seat: "Seat | None"
+) -> "pl.Trainer":
+    """`seat` is None on one device; `stop` is rank 0's, as all that is shown."""
     from hydra.utils import instantiate
     from lightning.fabric.plugins.environments import SLURMEnvironment
     from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
@@ -192,19 +229,25 @@ def _make_trainer(config: dict[str, Any], run: RunDir, logger: Any, stop: "Grace
     history = History(run)
     callbacks += [StepSeed(config["seed"]), history]
     bar = trainer.pop("enable_progress_bar")
-    if bar:
+    if bar and stop:
         on_terminal = sys.stderr.isatty() and sys.stdout.isatty()
         callbacks.append(RichProgressBar() if on_terminal else EpochLines(config["monitor"], history))
     if config["ema"]:
         callbacks.append(EMAWeightAveraging(decay=config["ema"]))
-    # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
-    slurm = [SLURMEnvironment(auto_requeue=False)] if "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect() else []
-    callbacks.append(stop)  # last: what it saves must hold what the others did in the step
+    if stop:
+        callbacks.append(stop)  # last: what it saves must hold what the others did in the step
+    # our samplers share the images; Lightning's would repeat some
+    several = {"strategy": seat.strategy(), "use_distributed_sampler": False} if seat else {}
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if not seat and "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect():
+        # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     return instantiate(
         trainer,
+        **several,
         callbacks=callbacks,
         logger=logger,
-        plugins=[AtomicCheckpointIO(), *slurm],
+        plugins=plugins,
         enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
         _convert_="all",
     )

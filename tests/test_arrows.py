@@ -25,6 +25,7 @@ ROOMS = {
     "progress.py": set(),
     "statistics.py": set(),
     "rundir.py": {"src.files"},
+    "ranks.py": set(),
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
     "audit_print.py": {"src.audit", "src.data"},
@@ -37,7 +38,7 @@ ROOMS = {
     "job.py": {"src.cli", "src.rundir", "src.train"},
 }
 # besides the entry points
-LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "data/datamodule.py", "data/samples.py"}
+LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
 HYDRA |= {"data/preview.py", "plan.py", "job.py", "timing.py", "report.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))

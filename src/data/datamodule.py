@@ -16,7 +16,7 @@ from src.data.cache import Faults
 from src.data.checks import header_faults, mixed_kinds
 from src.data.leaks import refuse_leaks
 from src.data.pairs import PairingError
-from src.data.sampler import EpochSampler
+from src.data.sampler import EpochSampler, Share, WholeBatches, images_per_epoch
 from src.data.samples import SampleDataset, collate, init_worker
 from src.data.source import DataSource
 from src.data.transforms import CROPS, make_augment
@@ -29,7 +29,8 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
     """A data source in batches.
 
     Args:
-        batch_size, num_workers: of the loaders; num_workers=None takes what is needed, at most 8.
+        batch_size: images of an optimizer step, over all devices.
+        num_workers: of each loader; None takes what is needed, at most 8.
         crop: training crop mode: full, lesion or mixed. Validation and test always see the whole image.
         augment: probabilities and limits of `src.data.transforms.make_augment`.
         seed: of the sample order and of the augmentation.
@@ -58,7 +59,8 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
             raise ValueError(f"data.crop={crop!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size} must be at least 1.")
-        self.batch_size, self.seed, self.crop = batch_size, seed, crop
+        self.batch_size, self.seed, self.crop, self.share = batch_size, seed, crop, Share()
+        self.workers_asked = num_workers
         self.num_workers = self._workers_needed() if num_workers is None else num_workers
         self.augment = make_augment(**(augment or {}))
         self.mean, self.std = tuple(mean), tuple(std)
@@ -107,21 +109,41 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         if not self.allow_leaks:
             refuse_leaks(leaks, self.split)
 
+    def spread(self, share: Share) -> None:
+        """Makes this one of several processes, which takes its share of every batch.
+
+        Raises ValueError where a batch has no equal shares of two images or more, or the images do not suffice.
+        """
+        train, val, least = len(self.parts["train"]), len(self.parts["val"]), 2 * share.world
+        if share.world > 1 and (self.batch_size % share.world or self.batch_size < least):
+            raise ValueError(
+                f"data.batch_size={self.batch_size} counts the images of all {share.world} devices together, each of "
+                f"which takes an equal share of two or more. Use a multiple of {share.world}, at least {least}."
+            )
+        if share.world > 1 and (train < least or val < share.world):
+            raise ValueError(f"{train} train and {val} val images are too few for trainer.devices={share.world}.")
+        self.share = share
+        if self.workers_asked is None:
+            self.num_workers = -(-self._workers_needed() // share.world)
+
     @property
     def train_batches(self) -> int:
-        """Batches of one epoch; a last batch of one image is left out: BN cannot normalise a 1x1 map of one image."""
-        whole, rest = divmod(len(self.parts["train"]), self.batch_size)
-        return whole + (rest > 1 or not whole)
+        """Batches of one epoch, the same number in every process."""
+        return -(-images_per_epoch(len(self.parts["train"]), self.batch_size, self.share.world) // self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
         dataset = SampleDataset(self, self.parts["train"], training=True)
-        return self._loader(dataset, EpochSampler(len(dataset), seed=self.seed, position=self._position))
+        sampler = EpochSampler(
+            len(dataset), seed=self.seed, position=self._position, batch_size=self.batch_size, share=self.share
+        )
+        return self._loader(dataset, sampler=sampler, batch_size=self.batch_size // self.share.world)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(SampleDataset(self, self.parts["val"], training=False), None)
+        dataset = SampleDataset(self, self.parts["val"], training=False)
+        return self._loader(dataset, batch_sampler=WholeBatches(len(dataset), self.batch_size, self.share))
 
     def _position(self) -> tuple[int, int]:
-        """(epoch, samples already seen in it), read off the trainer, also right after it resumed.
+        """(epoch, samples already seen in it by all processes), read off the trainer, also right after it resumed.
 
         These are Lightning's internals; tests/test_resume.py fails when they change.
         """
@@ -133,15 +155,13 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         assert isinstance(batches, _ProcessedTracker) and isinstance(epochs, _ProcessedTracker)
         return epochs.processed, 0 if progress.is_last_batch else batches.processed * self.batch_size
 
-    def _loader(self, dataset: "SampleDataset", sampler: EpochSampler | None) -> DataLoader:
+    def _loader(self, dataset: "SampleDataset", **batching: Any) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=sampler is not None and self.train_batches * self.batch_size < len(dataset.ids),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=init_worker,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
+            **batching,
         )
