@@ -58,7 +58,7 @@ class Cluster:
         return done.stdout
 
     def submit(self, runs: Path, node: str, *more: str) -> "Driver":
-        launcher = ("partition=low", "cpus_per_task=1", "mem_gb=1", "timeout_min=10")
+        launcher = ("partition=low", "cpus_per_task=1", "mem_gb=1", "timeout_min=60")
         asked = [f"hydra.launcher.{key}" for key in launcher if not any(key.split("=")[0] in word for word in more)]
         command = [sys.executable, "-m", "src.train", "-m", *RUN, f"runs={runs}", "hydra/launcher=submitit_slurm"]
         command += [*asked, f"+hydra.launcher.additional_parameters.nodelist={node}", *more]
@@ -120,7 +120,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def out_of_time(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Driver, "Future[int]"]]:
     """A run whose time is up while the other tests go on, with the step at which it was saved."""
-    more = ("signal_delay_s=90", "max_num_timeout=1")
+    more = ("timeout_min=10", "signal_delay_s=90", "max_num_timeout=1")
     launcher = [f"hydra.launcher.{key}" for key in more]
     folder = tmp_path_factory.mktemp("time") / "runs"
     driver = cluster.submit(folder, "n2", "seed=0", *launcher, "trainer.callbacks.watched.seconds=5")
