@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,7 @@ TINY_STUDY = ("-m", *TINY_MODEL, *TINY, "study=tiny")
 @pytest.fixture(autouse=True)
 def quickly_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "TIMED_FOR", 0.0)
+    monkeypatch.setenv("COLUMNS", "240")  # so that no cell of a table is broken
 
 
 def plan(*argv: str) -> dict:
@@ -205,44 +209,47 @@ def test_an_unknown_study_is_answered_with_those_there_are(tmp_path: Path) -> No
 # What fails
 
 
-def test_a_killed_job_leaves_word_and_takes_no_other_along(tmp_path: Path) -> None:
-    """The first of two runs is killed with SIGKILL, as the kernel does when memory is out; then the command again."""
-    more = ("seed=0,1", "trainer.max_epochs=40")
-    command = [sys.executable, "-m", "src.train", *TINY_STUDY, f"runs={tmp_path}", *more]
-    sweep = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    first = wait_for_run(tmp_path / "tiny", "seed0")
-    os.kill(first.status()["pid"], signal.SIGKILL)
-    _, told = sweep.communicate(timeout=280)
-    assert sweep.returncode == 1, told
-    states = {state.run.seed: state for state in study_states(tmp_path / "tiny")}
-    assert (states[0].state, states[1].state) == ("failed", "finished")
-    assert "killed by SIGKILL (out of memory?" in states[0].reason and "2 runs: 1 finished, 1 failed" in told
-    assert "SIGKILL" in (first.path / "traceback.txt").read_text()
-    again = train_study(tmp_path, *more)
-    assert again.returncode == 0 and "resuming from" in again.stderr and "2 runs: 2 finished" in again.stderr
+@contextmanager
+def once_an_epoch_is_trained(config: dict, act: Callable[[RunDir], None]) -> Iterator[None]:
+    """Calls `act` with the run, from another thread, when its first epoch is in history.csv."""
+    run = RunDir(Path(config["run_dir"]))
+
+    def watch() -> None:
+        until = time.monotonic() + 200
+        while time.monotonic() < until:
+            if (run.path / "history.csv").is_file() and read_csv(run.path / "history.csv"):
+                return act(run)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
 
 
-def wait_for_run(study: Path, end: str) -> RunDir:
-    """A run that has trained an epoch."""
-    until = time.monotonic() + 150
-    while time.monotonic() < until:
-        for path in study.glob(f"*-{end}/history.csv"):
-            if read_csv(path):
-                return RunDir(path.parent)
-        time.sleep(0.02)
-    raise AssertionError("no epoch in 150 s")
+def test_a_killed_run_leaves_word_and_goes_on_when_called_again(tmp_path: Path) -> None:
+    """SIGKILL is what the kernel sends when memory is out."""
+    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=12", multirun=True)
+    kill = once_an_epoch_is_trained(config, lambda run: os.kill(run.status()["pid"], signal.SIGKILL))
+    with pytest.raises(RunFailed, match="killed by SIGKILL"), kill:
+        train_apart(config)
+    run = RunDir(Path(config["run_dir"]))
+    assert run.status()["state"] == "failed" and "out of memory?" in run.status()["reason"]
+    assert "SIGKILL" in (run.path / "traceback.txt").read_text()
+    trained = len(read_csv(run.path / "history.csv"))
+    assert train_apart(config) == run.metrics()["best"]["value"] and run.status()["state"] == "finished"
+    assert trained < 12 == len(read_csv(run.path / "history.csv"))
 
 
-def test_a_signal_reaches_the_run_which_saves_and_the_sweep_ends(tmp_path: Path) -> None:
-    more = ("seed=0,1", "trainer.max_epochs=400")
-    command = [sys.executable, "-m", "src.train", *TINY_STUDY, f"runs={tmp_path}", *more]
-    sweep = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    first = wait_for_run(tmp_path / "tiny", "seed0")
-    sweep.send_signal(signal.SIGTERM)
-    _, told = sweep.communicate(timeout=120)
-    assert sweep.returncode == 143, told
-    assert first.status()["state"] == "interrupted"
-    assert [state.state for state in study_states(tmp_path / "tiny")] == ["interrupted", "missing"]
+def test_a_signal_reaches_the_run_which_saves(tmp_path: Path) -> None:
+    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=400", multirun=True)
+    stop = once_an_epoch_is_trained(config, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, stop:
+        train_apart(config)
+    run = RunDir(Path(config["run_dir"]))
+    assert stopped.value.code == 143 and run.status()["state"] == "interrupted" and run.last.is_file()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_memory_that_runs_out_is_told_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
