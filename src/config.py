@@ -14,6 +14,11 @@ from src.rundir import RESUME, run_hash
 SWITCHES = ("deep_supervision", "channels_last", "compile", "test")
 
 
+def chosen(hydra: Any) -> dict[str, str]:
+    """The option chosen of each of our groups, from Hydra's own part of a config."""
+    return {str(group): str(name) for group, name in hydra.runtime.choices.items() if not group.startswith("hydra")}
+
+
 def complete_config(
     cfg: DictConfig, choices: Mapping[str, str], *, multirun: bool, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:

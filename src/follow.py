@@ -11,7 +11,12 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from src.ranks import Seat
 
 
 def main() -> None:
@@ -23,7 +28,6 @@ def main() -> None:
     warnings.simplefilter("ignore")  # rank 0 gives the same
     try:
         from src.ranks import LAST_WORDS, READY, Seat
-        from src.train import follow
 
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # as rank 0; once it is imported
         run, checkpoint, rank, world, port = sys.argv[1:]
@@ -32,6 +36,29 @@ def main() -> None:
     except BaseException:
         words.write(traceback.format_exc()[-LAST_WORDS:].encode())
         os._exit(1)  # at once: a normal end might wait for a group that is broken
+
+
+def follow(path: Path, seat: "Seat", checkpoint: Path | None, ready: Callable[[], Any]) -> None:
+    """What any rank but the first does of a run that is under way; it writes nothing."""
+    from hydra.utils import instantiate
+
+    from src.assemble import make_net, make_task, make_trainer
+    from src.build import pin_threads
+    from src.data.sampler import Share
+    from src.rundir import RunDir
+
+    run = RunDir(path)
+    config = run.config()
+    pin_threads(config["threads"])
+    source = instantiate(config["data"])
+    source.setup("fit")
+    source.spread(Share(seat.rank, config["trainer"]["devices"]))
+    net, _ = make_net(config, source)
+    trainer = make_trainer(config, run, False, None, seat)
+    task = make_task(config, net, source)
+    ready()
+    trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
+    seat.leave()
 
 
 def _end_with_rank_0() -> None:

@@ -13,10 +13,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from hydra.errors import CompactHydraException
@@ -107,6 +107,23 @@ def _tell_killed(run: RunDir, number: int) -> None:
     )
 
 
+class _Marked(io.TextIOBase):
+    """Each line says which run it is of: several may write side by side."""
+
+    def __init__(self, name: str, stream: TextIO):
+        self.name, self.stream = name, stream
+        self._inside = False  # a line
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            self.stream.write(line if self._inside else f"{self.name}  {line}")
+            self._inside = not line.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def main() -> None:
     """The child: trains, and leaves the reason of any failure in the run's directory."""
     from src.train import train
@@ -118,8 +135,8 @@ def main() -> None:
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     run = RunDir(Path(config["run_dir"]))
     try:
-        with redirect_stdout(io.StringIO()):  # the tables of one run; a study's come at its end
-            value = train(config, wait=True)
+        with redirect_stdout(io.StringIO()), redirect_stderr(_Marked(run.path.name, sys.stderr)):
+            value = train(config, wait=True)  # the tables of one run are not printed; a study's come at its end
     except ConfigError as error:
         if not run.status():  # an earlier attempt's word on itself stays
             run.mark("failed", reason=f"ConfigError: {error}", exit_code=2)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.cli import ConfigError
-from src.config import complete_config
+from src.config import chosen, complete_config
 from src.preflight import Composer, composing
 from src.progress import progress
 from src.rundir import defining, differences, provenance
@@ -106,8 +106,7 @@ def _complete(job: DictConfig) -> dict[str, Any]:
     hydra, cfg = job.hydra, job.copy()
     with open_dict(cfg):
         del cfg["hydra"]
-    choices = {str(group): str(name) for group, name in hydra.runtime.choices.items() if not group.startswith("hydra")}
-    return complete_config(cfg, choices, multirun=True, overrides=list(hydra.overrides.task))
+    return complete_config(cfg, chosen(hydra), multirun=True, overrides=list(hydra.overrides.task))
 
 
 def _plan_search(composer: Composer) -> dict[Path, dict[str, Any]]:

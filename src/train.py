@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
-from src.config import complete_config, user_errors
+from src.config import chosen, complete_config, user_errors
 from src.files import read_csv, write_csv, write_json, write_text
 from src.job import RunFailed, train_apart
 from src.plan import planned
@@ -32,10 +32,7 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 
     from src.callbacks import GracefulStop
     from src.data.datamodule import SegmentationDataModule
-    from src.data.sampler import Share
     from src.models.cost import Cost
-    from src.ranks import Seat
-    from src.task import SegmentationTask
 
 PANEL = 8  # overlays sent to the logger
 
@@ -53,10 +50,13 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     """
     from hydra.utils import instantiate
 
+    from src.assemble import make_net
+    from src.data.sampler import Share
+
     with user_errors():
         source = instantiate(config["data"])
         source.setup("fit")
-        source.spread(_share(0, config))
+        source.spread(Share(0, config["trainer"]["devices"]))
         run = RunDir(Path(config["run_dir"]))
         lock = run.claim(wait=wait)
     try:
@@ -69,7 +69,7 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
             checkpoint = checkpoint_to_resume(run, config)
         with logged_to(run.path / "train.log"):
             with user_errors():
-                net, cost = _make_net(config, source)
+                net, cost = make_net(config, source)
             return _attempt(config, run, source, net, cost, checkpoint)
     except ConfigError:
         run.discard_if_empty()
@@ -88,6 +88,7 @@ def _attempt(
 ) -> float:
     """One attempt at a run; whatever ends it is written into status.json."""
     from src import loggers
+    from src.assemble import make_logger
     from src.callbacks import GracefulStop
 
     logger: Any = False
@@ -103,7 +104,7 @@ def _attempt(
             write_csv(run.path / "cost.csv", stages)
             notes = [*source.notes(test=config["test"]), *source.leak_notes()]
             _tell_about_data(source, notes)
-            logger = _make_logger(config, cost)
+            logger = make_logger(config, cost)
             trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint)
             value = _score(
                 config, run, logger, cost, {"seconds_of_last_attempt": seconds, "notes": notes, **begun}, trainer
@@ -138,6 +139,7 @@ def _fit(
     checkpoint: Path | None,
 ) -> "tuple[pl.Trainer, float]":
     """Trains to the end, on all devices; returns the trainer and the seconds of this attempt."""
+    from src.assemble import make_task, make_trainer
     from src.ranks import leading
 
     def give_up(reason: str) -> None:
@@ -145,122 +147,9 @@ def _fit(
 
     begun = time.perf_counter()
     with leading(run.path, config["trainer"]["devices"], checkpoint, give_up) as seat:
-        trainer = _make_trainer(config, run, logger, stop, seat)
-        trainer.fit(_make_task(config, net, source), datamodule=source, ckpt_path=checkpoint, weights_only=True)
+        trainer = make_trainer(config, run, logger, stop, seat)
+        trainer.fit(make_task(config, net, source), datamodule=source, ckpt_path=checkpoint, weights_only=True)
     return trainer, round(time.perf_counter() - begun, 1)
-
-
-def follow(path: Path, seat: "Seat", checkpoint: Path | None, ready: Callable[[], Any]) -> None:
-    """What any rank but the first does of a run that is under way; it writes nothing."""
-    from hydra.utils import instantiate
-
-    from src.build import pin_threads
-
-    run = RunDir(path)
-    config = run.config()
-    pin_threads(config["threads"])
-    source = instantiate(config["data"])
-    source.setup("fit")
-    source.spread(_share(seat.rank, config))
-    net, _ = _make_net(config, source)
-    trainer = _make_trainer(config, run, False, None, seat)
-    task = _make_task(config, net, source)
-    ready()
-    trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
-    seat.leave()
-
-
-def _share(rank: int, config: dict[str, Any]) -> "Share":
-    from src.data.sampler import Share
-
-    return Share(rank, config["trainer"]["devices"])
-
-
-def _make_net(config: dict[str, Any], source: "SegmentationDataModule") -> "tuple[nn.Module, Cost]":
-    from lightning.pytorch import seed_everything
-
-    from src.build import build_net
-    from src.models.cost import measure_cost
-
-    seed_everything(config["seed"], workers=True, verbose=False)
-    net = build_net(config["model"])
-    if net.num_classes != 1:
-        raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
-    if net.in_channels != len(source.mean):
-        raise ValueError(f"model.in_channels={net.in_channels}, but images have {len(source.mean)} channels.")
-    if config["deep_supervision"] and not getattr(net, "aux_heads", None):
-        raise ValueError("deep_supervision=true needs a network with auxiliary heads, such as model=emisnet.")
-    return net, measure_cost(net, (1, len(source.mean), *source.size))
-
-
-def _make_task(config: dict[str, Any], net: "nn.Module", source: "SegmentationDataModule") -> "SegmentationTask":
-    from hydra.utils import instantiate
-
-    from src.losses import DeepSupervision
-    from src.task import SegmentationTask
-
-    loss = instantiate(config["loss"])
-    if config["compile"]:
-        net.compile()  # in place: torch.compile(net) would rename every weight in the checkpoint
-    return SegmentationTask(
-        net=net,
-        loss=DeepSupervision(loss) if config["deep_supervision"] else loss,
-        optimizer=instantiate(config["optim"]),
-        scheduler=instantiate(config["schedule"]),
-        train_batches=source.train_batches,
-        mean=source.mean,
-        std=source.std,
-        channels_last=config["channels_last"],
-    )
-
-
-def _make_trainer(
-    config: dict[str, Any], run: RunDir, logger: Any, stop: "GracefulStop | None", seat: "Seat | None"
-) -> "pl.Trainer":
-    """`seat` is None on one device; `stop` is rank 0's, as all that is shown."""
-    from hydra.utils import instantiate
-    from lightning.fabric.plugins.environments import SLURMEnvironment
-    from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
-
-    from src.callbacks import AtomicCheckpointIO, EpochLines, History, StepSeed
-
-    trainer = dict(config["trainer"])
-    callbacks = [instantiate(callback) for callback in trainer.pop("callbacks").values() if callback]
-    history = History(run)
-    callbacks += [StepSeed(config["seed"]), history]
-    bar = trainer.pop("enable_progress_bar")
-    if bar and stop:
-        on_terminal = sys.stderr.isatty() and sys.stdout.isatty()
-        callbacks.append(RichProgressBar() if on_terminal else EpochLines(config["monitor"], history))
-    if config["ema"]:
-        callbacks.append(EMAWeightAveraging(decay=config["ema"]))
-    if stop:
-        callbacks.append(stop)  # last: what it saves must hold what the others did in the step
-    # our samplers share the images; Lightning's would repeat some
-    several = {"strategy": seat.strategy(), "use_distributed_sampler": False} if seat else {}
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if not seat and "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect():
-        # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return instantiate(
-        trainer,
-        **several,
-        callbacks=callbacks,
-        logger=logger,
-        plugins=plugins,
-        enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
-        _convert_="all",
-    )
-
-
-def _make_logger(config: dict[str, Any], cost: "Cost") -> Any:
-    from hydra.utils import instantiate
-
-    from src import loggers
-
-    logger: Any = instantiate(config["logger"]) if config["logger"].get("_target_") else False
-    loggers.log_config(logger, config, {"params": cost.params, "macs": cost.macs, "flops": cost.flops})
-    return logger
 
 
 def _score(
@@ -318,10 +207,8 @@ def _tell_about_data(source: "SegmentationDataModule", notes: Sequence[str]) -> 
 
 def _run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
-    choices = {str(group): str(name) for group, name in hydra.runtime.choices.items() if not group.startswith("hydra")}
-    overrides = list(hydra.overrides.task)
     multirun = hydra.mode == RunMode.MULTIRUN
-    config = complete_config(cfg, choices, multirun=multirun, overrides=overrides)
+    config = complete_config(cfg, chosen(hydra), multirun=multirun, overrides=list(hydra.overrides.task))
     if not multirun or "SUBMITIT_EXECUTOR" in os.environ:  # a Slurm job is a process of its own already
         return train(config)
     try:

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from src.config import complete_config
+from src.config import chosen, complete_config
 from src.train import train
 
 REPO = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def config_of(*overrides: str, multirun: bool = False) -> dict[str, Any]:
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         cfg = compose("train", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-        choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+        choices = chosen(cfg.hydra)
         with open_dict(cfg):
             del cfg["hydra"]
         return complete_config(cfg, choices, multirun=multirun)

@@ -40,7 +40,7 @@ ROOMS = {
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
-HYDRA |= {"data/preview.py", "plan.py", "job.py", "timing.py", "report.py"}
+HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -21,13 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
+from src.assemble import make_net, make_task
 from src.cli import ConfigError
 from src.data.datasets import Synthetic
 from src.data.sampler import EpochSampler, Share, WholeBatches, images_per_epoch
 from src.files import read_csv
 from src.ranks import Followers, RankError, Seat
 from src.rundir import RunDir
-from src.train import _make_net, _make_task, train
+from src.train import train
 
 from .conftest import REPO, TINY, TINY_MODEL, config_of
 from .ddp_worker import work
@@ -197,8 +198,8 @@ def test_what_was_logged_are_the_numbers_of_the_saved_weights_in_one_process(two
     """Also of its BN statistics and of the averaged weights: every rank has validated what rank 0 has saved."""
     config = RunDir(two).config()
     source = instantiate(config["data"])
-    net, _ = _make_net(config, source)
-    task = _make_task(config, net, source)
+    net, _ = make_net(config, source)
+    task = make_task(config, net, source)
     saved = torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     task.load_state_dict(saved)
     with warnings.catch_warnings():

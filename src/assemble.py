@@ -1,0 +1,89 @@
+"""The parts of a training, built from a complete config: network, task, trainer, logger."""
+
+import os
+import sys
+from typing import Any
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from torch import nn
+
+from src import loggers
+from src.build import build_net
+from src.callbacks import AtomicCheckpointIO, EpochLines, GracefulStop, History, StepSeed
+from src.data.datamodule import SegmentationDataModule
+from src.losses import DeepSupervision
+from src.models.cost import Cost, measure_cost
+from src.ranks import Seat
+from src.rundir import RunDir
+from src.task import SegmentationTask
+
+
+def make_net(config: dict[str, Any], source: SegmentationDataModule) -> tuple[nn.Module, Cost]:
+    seed_everything(config["seed"], workers=True, verbose=False)
+    net = build_net(config["model"])
+    if net.num_classes != 1:
+        raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
+    if net.in_channels != len(source.mean):
+        raise ValueError(f"model.in_channels={net.in_channels}, but images have {len(source.mean)} channels.")
+    if config["deep_supervision"] and not getattr(net, "aux_heads", None):
+        raise ValueError("deep_supervision=true needs a network with auxiliary heads, such as model=emisnet.")
+    return net, measure_cost(net, (1, len(source.mean), *source.size))
+
+
+def make_task(config: dict[str, Any], net: nn.Module, source: SegmentationDataModule) -> SegmentationTask:
+    loss = instantiate(config["loss"])
+    if config["compile"]:
+        net.compile()  # in place: torch.compile(net) would rename every weight in the checkpoint
+    return SegmentationTask(
+        net=net,
+        loss=DeepSupervision(loss) if config["deep_supervision"] else loss,
+        optimizer=instantiate(config["optim"]),
+        scheduler=instantiate(config["schedule"]),
+        train_batches=source.train_batches,
+        mean=source.mean,
+        std=source.std,
+        channels_last=config["channels_last"],
+    )
+
+
+def make_trainer(
+    config: dict[str, Any], run: RunDir, logger: Any, stop: GracefulStop | None, seat: Seat | None
+) -> pl.Trainer:
+    """`seat` is None on one device; `stop` is rank 0's, as all that is shown."""
+    trainer = dict(config["trainer"])
+    callbacks = [instantiate(callback) for callback in trainer.pop("callbacks").values() if callback]
+    history = History(run)
+    callbacks += [StepSeed(config["seed"]), history]
+    bar = trainer.pop("enable_progress_bar")
+    if bar and stop:
+        on_terminal = sys.stderr.isatty() and sys.stdout.isatty()
+        callbacks.append(RichProgressBar() if on_terminal else EpochLines(config["monitor"], history))
+    if config["ema"]:
+        callbacks.append(EMAWeightAveraging(decay=config["ema"]))
+    if stop:
+        callbacks.append(stop)  # last: what it saves must hold what the others did in the step
+    # our samplers share the images; Lightning's would repeat some
+    several = {"strategy": seat.strategy(), "use_distributed_sampler": False} if seat else {}
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if not seat and "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect():
+        # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return instantiate(
+        trainer,
+        **several,
+        callbacks=callbacks,
+        logger=logger,
+        plugins=plugins,
+        enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
+        _convert_="all",
+    )
+
+
+def make_logger(config: dict[str, Any], cost: Cost) -> Any:
+    logger: Any = instantiate(config["logger"]) if config["logger"].get("_target_") else False
+    loggers.log_config(logger, config, {"params": cost.params, "macs": cost.macs, "flops": cost.flops})
+    return logger
