@@ -43,6 +43,9 @@ def train_apart(config: dict[str, Any]) -> float:
         RunFailed: the child failed or was killed; status.json and traceback.txt of the run say how.
         SystemExit: 128 + signal.
     """
+    run = RunDir(Path(config["run_dir"]))
+    if run.status().get("state") == "finished" and config["resume"] != "never":
+        return _train_quietly(run, config)  # here: it returns at once, or says why the directory is of another run
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -56,7 +59,6 @@ def train_apart(config: dict[str, Any]) -> float:
             code = _wait(child)
     if received:
         raise SystemExit(128 + received[-1])
-    run = RunDir(Path(config["run_dir"]))
     if code < 0:
         _tell_killed(run, -code)
     if code:
@@ -107,6 +109,14 @@ def _tell_killed(run: RunDir, number: int) -> None:
     )
 
 
+def _train_quietly(run: RunDir, config: dict[str, Any]) -> float:
+    """Without the tables of one run (a study's come at its end), and each line says which run it is of."""
+    from src.train import train
+
+    with redirect_stdout(io.StringIO()), redirect_stderr(_Marked(run.path.name, sys.stderr)):
+        return train(config, wait=True)
+
+
 class _Marked(io.TextIOBase):
     """Each line says which run it is of: several may write side by side."""
 
@@ -126,8 +136,6 @@ class _Marked(io.TextIOBase):
 
 def main() -> None:
     """The child: trains, and leaves the reason of any failure in the run's directory."""
-    from src.train import train
-
     file, parent = Path(sys.argv[1]), int(sys.argv[2])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before this was set
@@ -135,8 +143,7 @@ def main() -> None:
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     run = RunDir(Path(config["run_dir"]))
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(_Marked(run.path.name, sys.stderr)):
-            value = train(config, wait=True)  # the tables of one run are not printed; a study's come at its end
+        value = _train_quietly(run, config)
     except ConfigError as error:
         if not run.status():  # an earlier attempt's word on itself stays
             run.mark("failed", reason=f"ConfigError: {error}", exit_code=2)
