@@ -12,6 +12,7 @@ from torch import nn
 
 from src.models.cost import match_macs, match_params, measure_cost
 
+TORCHS_CHOICE = torch.get_num_threads()  # read once: what is set here would be read back as the choice
 REFERENCE = "reference"  # as a budget: what the network costs with the arguments of `reference:`
 
 
@@ -67,5 +68,5 @@ def pin_threads(threads: int | None, *, processes: int = 1) -> int:
 
     Results are bit-identical for one number of threads.
     """
-    torch.set_num_threads(int(threads) if threads else max(1, torch.get_num_threads() // processes))
+    torch.set_num_threads(int(threads) if threads else max(1, TORCHS_CHOICE // processes))
     return torch.get_num_threads()

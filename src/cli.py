@@ -69,8 +69,10 @@ def entry_point(
                 hydra_main()
         except KeyboardInterrupt:  # in a launcher; a training run ends by itself
             raise SystemExit(130) from None
-        except ConfigError as error:
-            _fail(error)
+        except (ConfigError, InstantiationException) as error:  # of `around`: what Hydra's jobs raise ends in there
+            if (config_error := _config_error_of(error)) is None:
+                raise
+            _fail(config_error)
         except SystemExit as stop:
             if stop.code == 1 and isinstance(stop.__context__, _USERS_FAULT):  # Hydra has printed it already
                 raise SystemExit(2) from None

@@ -3,6 +3,7 @@
 Made from per_image.csv alone, one protocol and one set of images per table.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from src.scoring import read_rows
 from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds, paired_difference
 from src.study import StudyRun
 
-NOT_COMPARED = ("id", "threshold_value", "device", "precision", "root")  # of a protocol
+CHARGED = "_charged"
+NOT_COMPARED = ("id", "threshold_value", "coarse_threshold_value", "device", "precision", "root")  # of a protocol
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Result:
     rows: Sequence[Mapping[str, Any]]
 
     def mean(self, metric: str) -> float:
-        return float(np.mean([row[metric] for row in self.rows]))
+        return float(np.mean([value_of(row, metric) for row in self.rows]))
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Table:
     part: str
     n_images: int
     results: Sequence[Result]
+
+
+def value_of(row: Mapping[str, Any], metric: str) -> float:
+    """A column of per_image.csv; `<distance>_charged` is the image's diagonal where the distance is undefined.
+
+    KeyError for what is no column.
+    """
+    if not metric.endswith(CHARGED):
+        return float(row[metric])
+    value = float(row[metric.removesuffix(CHARGED)])
+    return value if math.isfinite(value) else float(row["diagonal"])
 
 
 def read_results(
@@ -88,7 +101,7 @@ def _metrics(run: Path, mode: str) -> dict[str, Any]:
     if not (place / "metrics.json").is_file():
         raise ValueError(
             f"mode={mode}: {run} was not scored in it. That does python -m src.evaluate run={run} mode={mode} "
-            f"out={place}"
+            f"parts=[val] out={place}"
         )
     return RunDir(run).metrics() | RunDir(place).metrics()
 
@@ -100,9 +113,8 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
     undefined on some image.
     """
     _require_one_protocol(results)
-    if unknown := [name for name in metrics if not isinstance(results[0].rows[0].get(name), int | float)]:
-        possible = [name for name, value in results[0].rows[0].items() if isinstance(value, int | float)]
-        raise ValueError(f"metrics={unknown}: not among the columns of per_image.csv: {', '.join(possible)}.")
+    for metric in metrics:
+        _require_defined(results, metric)
     variants: dict[str, list[Result]] = {}
     for result in results:
         variants.setdefault(result.run.variant, []).append(result)
@@ -130,9 +142,25 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
 
 
 def _scores(results: Sequence[Result], metric: str) -> Scores:
-    by_id = [{row["id"]: row[metric] for row in result.rows} for result in results]
+    by_id = [{row["id"]: value_of(row, metric) for row in result.rows} for result in results]
     ids = sorted(by_id[0])
     return Scores(ids, np.array([[found[id_] for id_ in ids] for found in by_id], dtype=float))
+
+
+def _require_defined(results: Sequence[Result], metric: str) -> None:
+    """ValueError for a metric that is no column, or undefined on an image."""
+    first = results[0].rows[0]
+    column = first.get(metric.removesuffix(CHARGED))
+    if not isinstance(column, int | float) or (metric.endswith(CHARGED) and "diagonal" not in first):
+        possible = [name for name, value in first.items() if isinstance(value, int | float)]
+        raise ValueError(f"metrics={metric}: not among the columns of per_image.csv: {', '.join(possible)}.")
+    for result in results:
+        undefined = [row["id"] for row in result.rows if not math.isfinite(value_of(row, metric))]
+        if undefined:
+            raise ValueError(
+                f"metrics={metric} is undefined on {len(undefined)} images of {result.run.name}, such as "
+                f"{undefined[0]}. metrics={metric}{CHARGED} charges the image's diagonal there."
+            )
 
 
 def _require_one_protocol(results: Sequence[Result]) -> None:
@@ -142,9 +170,7 @@ def _require_one_protocol(results: Sequence[Result]) -> None:
     for other in results[1:]:
         mine, theirs = first.metrics["protocol"], other.metrics["protocol"]
         if mine["id"] != theirs["id"]:
-            keys = [
-                k for k in mine if k not in ("id", "threshold_value", "device", "root") and mine[k] != theirs.get(k)
-            ]
+            keys = [key for key in mine if key not in NOT_COMPARED and mine[key] != theirs.get(key)]
             raise ValueError(
                 f"{first.run.name} and {other.run.name} were scored under different protocols; they differ in "
                 f"{', '.join(keys) or 'keys that only one has'}. Compare runs of one protocol only."
@@ -168,11 +194,12 @@ def run_rows(table: Table) -> list[dict[str, Any]]:
             "part": table.part,
             "n_images": len(result.rows),
             **{metric: result.mean(metric) for metric in table.metrics},
-            "val_dice_training_size": result.metrics["best"]["value"],
+            "monitor": result.metrics["best"]["monitor"],
+            "best": result.metrics["best"]["value"],
             "best_epoch": result.metrics["best"]["epoch"] + 1,
             "epochs": result.config["trainer"]["max_epochs"],
             "size": result.config["data"]["size"],
-            "train_seconds": result.metrics["seconds_of_last_attempt"],
+            "seconds_of_last_attempt": result.metrics["seconds_of_last_attempt"],
             "threads": result.metrics["threads"],
             "split": result.metrics["protocol"]["split"],
             "split_hash": result.metrics["protocol"]["split_hash"][:12],
@@ -202,7 +229,12 @@ def markdown(table: Table) -> str:
 
 def caption(table: Table) -> str:
     """What the numbers are: part, images, protocol, budget, and how differences were tested."""
-    protocol, config = table.results[0].metrics["protocol"], table.results[0].config
+    protocol = table.results[0].metrics["protocol"]
+
+    def of(group: str, key: str) -> str:
+        """A setting of the runs; all its values where they differ."""
+        return " / ".join(dict.fromkeys(str(found.config[group][key]) for found in table.results))
+
     seeds = ", ".join(str(seed) for seed in sorted({found.run.seed for found in table.results}))
     leaks = f" (LEAKS: {protocol['leaks']})" if "leaks" in protocol else ""
     codes = ", ".join(sorted({_short(found.metrics["commit"]) for found in table.results}))
@@ -210,8 +242,8 @@ def caption(table: Table) -> str:
         f"{protocol['dataset']}, split {protocol['split']} ({protocol['split_hash'][:12]}), {table.n_images} "
         f"{table.part} images, per-image means at native size, mode {protocol['mode']}{leaks}, "
         f"protocol {protocol['id']}; mean ± std over seeds {seeds}. "
-        f"Trained at {config['data']['size']} px, {config['trainer']['max_epochs']} epochs, "
-        f"batch {config['data']['batch_size']}; code {codes}. Differences are paired over images (seeds averaged "
+        f"Trained at {of('data', 'size')} px, {of('trainer', 'max_epochs')} epochs, batch {of('data', 'batch_size')}; "
+        f"code {codes}. Differences are paired over images (seeds averaged "
         "first): 95 % bootstrap interval, Wilcoxon's p with Holm's correction over the table. They know nothing of "
         "other seeds: a difference within the spread of the seeds is no finding, whatever its p."
     )

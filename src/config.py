@@ -11,7 +11,7 @@ from omegaconf.errors import MissingMandatoryValue
 from src.cli import ConfigError, did_you_mean
 from src.rundir import RESUME, run_hash
 
-SWITCHES = ("deep_supervision", "channels_last", "compile", "test")
+SWITCHES = ("deep_supervision", "channels_last", "compile", "test", "plan", "fail_fast", "allow_same")
 
 
 def chosen(hydra: Any) -> dict[str, str]:

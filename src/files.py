@@ -69,12 +69,16 @@ def lock(path: Path, *, wait: bool = True) -> IO[str]:
     Not inherited by forked children: a DataLoader worker outlives its killed parent by seconds. BlockingIOError if
     another holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException:
+            file.close()
+            raise
+        # its folder may have been renamed while this waited: then it is the lock of another path
+        if path.is_file() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            os.register_at_fork(after_in_child=file.close)
+            return file
         file.close()
-        raise
-    os.register_at_fork(after_in_child=file.close)
-    return file

@@ -23,7 +23,7 @@ def main() -> None:
     words = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print goes to stderr, not between the words
     # blocked, not ignored: Lightning would put a handler there
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     warnings.simplefilter("ignore")  # rank 0 gives the same
     try:

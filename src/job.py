@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -22,6 +23,7 @@ import yaml
 from hydra.errors import CompactHydraException
 
 from src.cli import ConfigError
+from src.files import is_locked, write_text
 from src.rundir import RunDir
 
 POLL = 0.2  # s between looks at the child
@@ -34,10 +36,11 @@ class RunFailed(CompactHydraException):
     """A run of a study failed; its own directory says why. Hydra prints the message alone, without a traceback."""
 
 
-def train_apart(config: dict[str, Any]) -> float:
+def train_apart(config: dict[str, Any], *, worker: bool = False) -> float:
     """Trains a complete config in a child process and returns the best value of its `monitor`.
 
-    SIGINT and SIGTERM go to the child, which saves and stops; this process then ends with 128 + signal.
+    Stop signals go to the child, which saves and stops; this process then ends with 128 + signal. `worker`: this is a
+    launcher's process, without which the child shall not go on.
 
     Raises:
         RunFailed: the child failed or was killed; status.json and traceback.txt of the run say how.
@@ -56,7 +59,7 @@ def train_apart(config: dict[str, Any]) -> float:
             start_new_session=True,  # a Ctrl-C reaches it through here, and once
         )
         with _forwarding(child) as received:
-            code = _wait(child)
+            code = _wait(child, worker)
     if received:
         raise SystemExit(128 + received[-1])
     if code < 0:
@@ -67,14 +70,14 @@ def train_apart(config: dict[str, Any]) -> float:
     return float(run.metrics()["best"]["value"])
 
 
-def _wait(child: "subprocess.Popen[bytes]") -> int:
-    """The child's exit code; it is stopped when the process that launched this one is gone."""
+def _wait(child: "subprocess.Popen[bytes]", worker: bool) -> int:
+    """The child's exit code; of a worker it is stopped when the process that started the worker is gone."""
     launcher = os.getppid()
     while True:
         try:
             return child.wait(POLL)
         except subprocess.TimeoutExpired:
-            if os.getppid() != launcher:
+            if worker and os.getppid() != launcher:
                 child.terminate()
                 launcher = os.getppid()
 
@@ -98,14 +101,17 @@ def _forwarding(child: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
 
 
 def _tell_killed(run: RunDir, number: int) -> None:
-    """A killed process leaves no word, so its parent does."""
+    """A killed process leaves no word, so its parent does; not about a run that is finished, or another's."""
+    if run.status().get("state") == "finished" or is_locked(run.path / ".lock"):
+        return
     name = signal.Signals(number).name
     hint = " (out of memory? then lower data.batch_size or data.size)" if number == signal.SIGKILL else ""
     reason = f"killed by {name}{hint}"
     run.mark("failed", reason=reason, exit_code=128 + number)
-    (run.path / "traceback.txt").write_text(
+    write_text(
+        run.path / "traceback.txt",
         f"{reason} at {time.strftime('%Y-%m-%dT%H:%M:%S%z')}. A killed process leaves no traceback; train.log and "
-        "history.csv show how far it came.\n"
+        "history.csv show how far it came.\n",
     )
 
 
@@ -133,6 +139,9 @@ class _Marked(io.TextIOBase):
     def flush(self) -> None:
         self.stream.flush()
 
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
 
 def main() -> None:
     """The child: trains, and leaves the reason of any failure in the run's directory."""
@@ -141,18 +150,33 @@ def main() -> None:
     if os.getppid() != parent:  # it died before this was set
         raise SystemExit(128 + signal.SIGTERM)
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    run = RunDir(Path(config["run_dir"]))
     try:
-        value = _train_quietly(run, config)
+        value = train_told(config)
     except ConfigError as error:
-        if not run.status():  # an earlier attempt's word on itself stays
-            run.mark("failed", reason=f"ConfigError: {error}", exit_code=2)
-        print(f"error: {run.path}: {error}", file=sys.stderr)
+        print(f"error: {config['run_dir']}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
-        print(f"error: {run.path}: {type(error).__name__}: {error} (see traceback.txt there)", file=sys.stderr)
+        told = f"{type(error).__name__}: {error} (see traceback.txt there)"
+        print(f"error: {config['run_dir']}: {told}", file=sys.stderr)
         raise SystemExit(1) from None
-    print(f"{run.path.name}: {config['monitor']} {value:.4f}", file=sys.stderr)
+    print(f"{config['run_name']}: {config['monitor']} {value:.4f}", file=sys.stderr)
+
+
+def train_told(config: dict[str, Any]) -> float:
+    """Trains; what fails before the run has begun, such as bad data, also leaves config, status and traceback there."""
+    run = RunDir(Path(config["run_dir"]))
+    try:
+        return _train_quietly(run, config)
+    except Exception as error:
+        status = run.status()
+        begun_here = (status.get("state"), status.get("pid")) == ("failed", os.getpid())
+        if not begun_here and status.get("state") != "finished" and not is_locked(run.path / ".lock"):
+            code = 2 if isinstance(error, ConfigError) else 1
+            run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=code)
+            write_text(run.path / "traceback.txt", traceback.format_exc())
+            if not (run.path / "config.yaml").is_file():
+                write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        raise
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from src.cli import ConfigError
-from src.config import chosen, complete_config
+from src.config import chosen, complete_config, user_errors
 from src.preflight import Composer, composing
 from src.progress import progress
 from src.rundir import defining, differences, provenance
 from src.slurm import check_slurm
-from src.study import StudyRun, state_of, study_states, summary, variant_labels, write_plan
+from src.study import StudyRun, fixed_overrides, state_of, study_states, summary, variant_labels, write_plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,9 +46,13 @@ class Variant:
 
     @cached_property
     def net(self) -> "nn.Module":
+        import torch
+
         from src.build import build_net
 
-        return build_net(self.config["model"], quiet=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of all: networks that start from other weights are not the same
+            return build_net(self.config["model"], quiet=True)
 
     @cached_property
     def cost(self) -> "Cost":
@@ -66,9 +70,10 @@ def planned(argv: Sequence[str]) -> Iterator[None]:
     """Around a multirun of src.train: its plan before the first job, and where every run stands after the last.
 
     Nothing around a single run. Raises ConfigError for a plan that cannot work, and SystemExit: 0 after `plan=true`, 1
-    at the end when a run has failed.
+    at the end when a run is not finished.
     """
-    folders = _plan(argv)
+    with user_errors():
+        folders = _plan(argv)
     states = []
     try:
         yield
@@ -79,7 +84,7 @@ def planned(argv: Sequence[str]) -> Iterator[None]:
                 print(f"failed: {found.run.name} ({found.run.variant}): {found.reason}", file=sys.stderr)
         if states:
             print(summary(states), file=sys.stderr)
-    if any(found.state == "failed" for found in states):  # a search ends well for Hydra nevertheless
+    if any(found.state != "finished" for found in states):  # a search ends well for Hydra nevertheless
         raise SystemExit(1)
 
 
@@ -89,7 +94,7 @@ def _plan(argv: Sequence[str]) -> list[Path]:
         if composer is None or composer.shows or not composer.is_multirun():
             return []
         jobs, only_show = composer.jobs(), composer.master.plan
-        if "submitit" in composer.master.hydra.launcher._target_ and not only_show:
+        if composer.master.hydra.launcher._target_.endswith("SlurmLauncher") and not only_show:
             check_slurm()
         plans = _plan_search(composer) if jobs is None else _plan_grid([_complete(job) for job in jobs])
     if only_show:
@@ -111,19 +116,34 @@ def _complete(job: DictConfig) -> dict[str, Any]:
 
 def _plan_search(composer: Composer) -> dict[Path, dict[str, Any]]:
     """Of a sweeper that chooses as it goes, only the number of trials is known, and what they may differ in."""
-    config = _complete(composer.loader.load_sweep_config(composer.master, []))
-    free = [override.key_or_group for override in composer.sweep() if override.is_sweep_override()]
-    trials = composer.master.hydra.sweeper.n_trials
+    swept = composer.sweep()
+    free = [override.key_or_group for override in swept if override.is_sweep_override()]
+    fixed = [override.input_line or "" for override in swept if not override.is_sweep_override()]
+    config = _complete(composer.loader.load_sweep_config(composer.master, fixed))
+    sweeper = composer.master.hydra.sweeper
+    if not {"n_trials", "direction"} <= sweeper.keys():
+        raise ConfigError(f"hydra.sweeper={sweeper._target_} is not supported: the default, or hydra/sweeper=optuna.")
+    if f"{sweeper.direction}"[:3] != config["mode"]:
+        raise ConfigError(
+            f"hydra.sweeper.direction={sweeper.direction} does not go with monitor={config['monitor']}, whose best is "
+            f"its {config['mode']}imum: hydra.sweeper.direction={config['mode']}imize."
+        )
+    trials = sweeper.n_trials
     print(f"{trials} trials, chosen by the sweeper as it goes, over {', '.join(free)}", file=sys.stderr)
-    _tell_size([Variant("", config)] * trials, Path(config["run_dir"]).parent, [1.0] * trials)
-    search = {"config": defining(config), "free": free}
+    _tell_size([Variant("", config)] * trials, Path(config["run_dir"]).parent, [1.0] * trials, trials)
+    search = {"free": free, "fixed": fixed_overrides(config["overrides"], free)}
     return {Path(config["run_dir"]).parent: {"runs": [], "search": search}}
 
 
 def _plan_grid(combinations: Sequence[dict[str, Any]]) -> dict[Path, dict[str, Any]]:
     by_directory: dict[str, dict[str, Any]] = {}
     for config in combinations:
-        by_directory.setdefault(config["run_dir"], config)
+        first = by_directory.setdefault(config["run_dir"], config)
+        if clash := differences(first, config):
+            raise ConfigError(
+                f"two runs of the study would share {config['run_dir']}, but differ in {', '.join(clash)}. "
+                "Leave run_dir out: each run then gets a directory named by what defines it."
+            )
     configs = list(by_directory.values())
     labels = variant_labels([config["overrides"] for config in configs])
     variants: dict[str, Variant] = {}
@@ -143,7 +163,8 @@ def _plan_grid(combinations: Sequence[dict[str, Any]]) -> dict[Path, dict[str, A
     print(f"{summary(states)}; {len(variants)} variants, seeds {seeds}", file=sys.stderr)
     if twice:
         print(f"{twice} of the {len(combinations)} combinations are the same run as another: run once", file=sys.stderr)
-    _tell_size([variants[label] for label in labels], next(iter(plans)), left)
+    new = sum(state.state == "missing" for state in states)
+    _tell_size([variants[label] for label in labels], next(iter(plans)), left, new)
     return plans
 
 
@@ -183,22 +204,25 @@ def _print_variants(variants: Sequence[Variant], title: str) -> None:
     for variant in variants:
         modules = module_difference(variant.net, first.net)
         lines = modules[:SHOWN] + ([f"and {len(modules) - SHOWN} more"] if len(modules) > SHOWN else [])
-        lines += _settings_difference(variant.config, first.config)
+        lines += _settings_difference(variant.config, first.config, bool(modules))
         change = 100 * (variant.cost.macs / first.cost.macs - 1)
         cells = f"{variant.cost.params / 1e6:.3f}", f"{variant.cost.macs / 1e9:.3f}", f"{change:+.1f} %"
         table.add_row(variant.label, *cells, "\n".join(lines) if variant is not first else "")
     Console(stderr=True, width=max(120, Console().width)).print(table, markup=False)
 
 
-def _settings_difference(config: dict[str, Any], reference: dict[str, Any]) -> list[str]:
-    """What differs besides the module tree: widths, chosen files of other groups, and single settings."""
+def _settings_difference(config: dict[str, Any], reference: dict[str, Any], shown: bool) -> list[str]:
+    """What differs besides the module tree: widths, chosen files of other groups, and single settings.
+
+    Arguments of the network stand there only where nothing else (`shown`) tells of them.
+    """
     groups = [g for g, name in config["choices"].items() if g != "model" and name != reference["choices"].get(g)]
     lines = [f"{group}: {reference['choices'][group]} -> {config['choices'][group]}" for group in groups]
     if (widths := config["model"].get("channels")) != reference["model"].get("channels"):
         lines.append(f"channels: {reference['model'].get('channels')} -> {widths}")
-    keys = [key for key in differences(config, reference) if not key.startswith(("model.", "seed", "data.seed"))]
+    keys = [key for key in differences(config, reference) if key not in ("seed", "data.seed")]
     for key in keys:
-        if key.partition(".")[0] not in groups:
+        if key.partition(".")[0] not in (*groups, "model") or (key.startswith("model.") and not shown and not lines):
             lines.append(f"{key}: {_at(reference, key)} -> {_at(config, key)}")
     return lines
 
@@ -209,25 +233,27 @@ def _at(config: Any, key: str) -> Any:
     return config
 
 
-def _tell_size(runs: Sequence[Variant], folder: Path, left: Sequence[float]) -> None:
-    """`runs`: the variant of each run; `left`: the part of each that is still to train."""
-    from src.timing import seconds_per_run
+def _tell_size(runs: Sequence[Variant], folder: Path, left: Sequence[float], new: int) -> None:
+    """`runs`: the variant of each run; `left`: the part of each that is still to train; `new` runs take new disk."""
+    from src.timing import seconds_apart
 
     to_time = {id(variant): variant for variant, part in zip(runs, left, strict=True) if part}
     seconds = {}
     with progress(len(to_time), "timing a step of each network", unit=" networks") as bar:
-        for key, variant in to_time.items():
-            seconds[key] = seconds_per_run(variant.config, variant.net)
+        timed = seconds_apart([variant.config for variant in to_time.values()])
+        for key, needed in zip(to_time, timed, strict=True):
+            seconds[key] = needed
             bar.update()
     hours = sum(part * seconds.get(id(variant), 0.0) for variant, part in zip(runs, left, strict=True)) / 3600
-    size = sum(variant.cost.params * CHECKPOINT_BYTES + OTHER_BYTES for variant in runs)
+    whole = sum(variant.cost.params * CHECKPOINT_BYTES + OTHER_BYTES for variant in runs)
+    size = whole * new // len(runs)
     where = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(where).free
     print(
         f"time: about {hours:.1f} h one after another on this machine ({runs[0].config['threads']} CPU threads), from "
         f"a timed step of each network; scoring comes on top\n"
-        f"disk: about {size / 1e9:.2f} GB; {free / 1e9:.0f} GB are free in {where}",
+        f"disk: about {size / 1e9:.2f} GB more; {free / 1e9:.0f} GB are free in {where}",
         file=sys.stderr,
     )
     if size > free:
-        raise ConfigError(f"the study needs about {size / 1e9:.2f} GB, {where} has {free / 1e9:.2f}. Set runs=... .")
+        raise ConfigError(f"the study needs about {size / 1e9:.2f} GB more, {where} has {free / 1e9:.2f}. Make room.")

@@ -32,11 +32,18 @@ def check_same_run(run: RunDir, config: dict[str, Any], source: "SegmentationDat
 
 
 def tell_finished(run: RunDir, config: dict[str, Any]) -> float:
+    from src.inference import checked_modes
+
     metrics = run.metrics()
     best = metrics["best"]
-    print(f"{run.path} is finished: {best['monitor']} {best['value']:.4f}. resume=never trains it afresh.")
+    evaluate = f"python -m src.evaluate run={run.path}"
+    told = [f"{run.path} is finished: {best['monitor']} {best['value']:.4f}. resume=never trains it afresh."]
     if config["test"] and list(metrics["scores"]) == ["val"]:
-        print(f"only val is scored there; python -m src.evaluate run={run.path} scores what there is of test, too.")
+        told.append(f"only val is scored there; {evaluate} scores what there is of test, too.")
+    for mode in checked_modes(config["modes"])[1:]:
+        if not (place := run.path / "evaluations" / mode).is_dir():
+            told.append(f"it is not scored in mode {mode}; {evaluate} mode={mode} out={place} does so.")
+    print("\n".join(told), file=sys.stderr)
     return float(best["value"])
 
 

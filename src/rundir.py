@@ -68,8 +68,9 @@ def defining(config: Mapping[str, Any]) -> dict[str, Any]:
 def run_hash(config: Mapping[str, Any]) -> str:
     """Eight hex digits of what defines a run, but for its seed, which stands in the name beside them."""
     kept = defining(config)
-    kept.pop("seed", None)
-    kept.get("data", {}).pop("seed", None)
+    seed, data = kept.pop("seed", None), kept.get("data", {})
+    if data.get("seed") == seed:
+        data.pop("seed", None)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from src.files import is_locked, write_json
-from src.rundir import RunDir, differences
+from src.rundir import NOT_DEFINING, RunDir
 
 PLAN = "plan.json"
 STATES = ("finished", "running", "interrupted", "failed", "missing")
-NOT_VARYING = ("seed", "hydra")  # in a variant's name
+NOT_VARYING = ("seed", "hydra", "experiment")  # in a variant's name
+GROUPS = ("model", "data", "loss", "optim", "schedule", "trainer")  # an override of these is the name of a file
+
+
+def is_defining(key: str) -> bool:
+    """Whether an override of `key` makes another run of it."""
+    group, _, name = key.partition(".")
+    return group not in NOT_DEFINING[""] and name not in NOT_DEFINING.get(group, ())
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def write_plan(
 ) -> None:
     """Replaces the plan of a study's folder; earlier runs stay where they are.
 
-    A `search` has no list of runs: it is {"config": what all share, "free": the keys it chooses}.
+    A `search` has no list of runs: it is {"free": the keys it chooses, "fixed": its other overrides}.
     """
     plan = {"command": list(command), "commit": commit, "search": search, "runs": [asdict(run) for run in runs]}
     write_json(folder / PLAN, plan)
@@ -70,36 +77,45 @@ def study_runs(folder: Path) -> list[StudyRun]:
 
 
 def _begun(folder: Path, search: Mapping[str, Any]) -> list[StudyRun]:
-    runs = []
-    for path in sorted(folder.glob("*/config.yaml")):
-        config = RunDir(path.parent).config()
-        if all(key.startswith(tuple(search["free"])) for key in differences(search["config"], config)):
-            runs.append(config)
-    labels = variant_labels([config["overrides"] for config in runs])
-    return [
-        StudyRun(Path(config["run_dir"]).name, label, config["seed"], 0, 0)
-        for config, label in zip(runs, labels, strict=True)
-    ]
+    """The trials of a search: those whose overrides, but for the keys it chooses, are those of its command."""
+    found = [RunDir(path.parent).config() | {"name": path.parent.name} for path in sorted(folder.glob("*/config.yaml"))]
+    trials = [config for config in found if fixed_overrides(config["overrides"], search["free"]) == search["fixed"]]
+    labels = variant_labels([config["overrides"] for config in trials])
+    return [StudyRun(config["name"], label, config["seed"], 0, 0) for config, label in zip(trials, labels, strict=True)]
+
+
+def fixed_overrides(overrides: Sequence[str], free: Sequence[str]) -> list[str]:
+    """Those that define a run and that a search does not choose."""
+    kept = _by_key(overrides)
+    return sorted(f"{key}={value}" for key, value in kept.items() if key not in free and is_defining(key))
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(line.lstrip("+~").partition("=")[::2] for line in overrides)
 
 
 def variant_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
     """What each run of a sweep varies, from its overrides: those that are not the same in all, its seed left out.
 
     ["seed=0", "model=emisnet_no_ca", "model.match_params=reference", "data=glas"], ... -> "emisnet_no_ca,
-    match_params=reference". Runs that vary in nothing are called "all".
+    match_params=reference". Runs that vary in nothing are called "all"; two variants never share a label.
     """
-    values = [{key.lstrip("+"): value for key, value in (line.split("=", 1) for line in lines)} for lines in overrides]
+    values = [_by_key(lines) for lines in overrides]
     keys = dict.fromkeys(key for found in values for key in found if key.split(".")[0] not in NOT_VARYING)
-    varying = [key for key in keys if len({found.get(key) for found in values}) > 1]
+    varying = [key for key in keys if is_defining(key) and len({found.get(key) for found in values}) > 1]
     varying.sort(key=lambda key: "." in key)  # the choice of a file first
-    return [
-        ", ".join(_part(key, found[key]) for key in varying if found.get(key, "null") != "null") or "all"
-        for found in values
+    parts = [{key: found[key] for key in varying if key in found} for found in values]
+    short = [
+        ", ".join(_short(key, value) for key, value in chosen.items() if value != "null") or "all" for chosen in parts
     ]
+    whole = [", ".join(f"{key}={value}" for key, value in chosen.items()) for chosen in parts]
+    return short if len(set(zip(short, whole, strict=True))) == len(set(short)) else whole
 
 
-def _part(key: str, value: str) -> str:
-    return f"{key.rpartition('.')[2]}={value}" if "." in key else value
+def _short(key: str, value: str) -> str:
+    if key in GROUPS:
+        return value
+    return f"{key.rpartition('.')[2]}={value}"
 
 
 def others(folder: Path, runs: Sequence[StudyRun]) -> list[str]:

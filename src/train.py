@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from src.cli import ConfigError, entry_point
 from src.config import chosen, complete_config, user_errors
 from src.files import read_csv, write_csv, write_json, write_text
-from src.job import RunFailed, train_apart
+from src.job import RunFailed, train_apart, train_told
 from src.plan import planned
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
 from src.rundir import RunDir, provenance
@@ -51,8 +51,10 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     from hydra.utils import instantiate
 
     from src.assemble import make_net
+    from src.build import pin_threads
     from src.data.sampler import Share
 
+    pin_threads(config["threads"])  # here too: a study's run comes with its config to a process of its own
     with user_errors():
         source = instantiate(config["data"])
         source.setup("fit")
@@ -209,10 +211,14 @@ def _run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
     config = complete_config(cfg, chosen(hydra), multirun=multirun, overrides=list(hydra.overrides.task))
-    if not multirun or "SUBMITIT_EXECUTOR" in os.environ:  # a Slurm job is a process of its own already
+    if not multirun:
+        if config["plan"]:
+            raise ConfigError("plan=true is of a multirun: give a study (experiment=...), or several values and -m.")
         return train(config)
+    if "SUBMITIT_EXECUTOR" in os.environ:  # a Slurm job is a process of its own already
+        return train_told(config)
     try:
-        return train_apart(config)
+        return train_apart(config, worker="basic_launcher" not in hydra.launcher._target_)
     except RunFailed as error:
         if config["fail_fast"]:
             print(f"fail_fast=true: {error}", file=sys.stderr)

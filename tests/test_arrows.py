@@ -34,8 +34,8 @@ ROOMS = {
     "callbacks.py": {"src.files", "src.rundir"},
     "study.py": {"src.files", "src.rundir"},
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
-    "timing.py": {"src.losses"},
-    "job.py": {"src.cli", "src.rundir", "src.train"},
+    "timing.py": {"src.build", "src.losses"},
+    "job.py": {"src.cli", "src.files", "src.rundir", "src.train"},
 }
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}

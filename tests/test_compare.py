@@ -1,5 +1,6 @@
 """How two networks are told apart: by their modules, and by what they compute."""
 
+import copy
 import warnings
 
 import pytest
@@ -14,6 +15,7 @@ SHAPE = (2, 3, 64, 64)
 
 
 def net(**arguments: object) -> EMISNet:
+    torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the dilated 1x1
         return EMISNet(**(SMALL | arguments))
@@ -56,12 +58,28 @@ def test_networks_with_other_weights_are_not_the_same() -> None:
     assert not same_function(net(), net(channels=(4, 4, 8, 8, 12)), SHAPE)
 
 
+def test_networks_that_start_from_other_weights_are_not_the_same() -> None:
+    one = net()
+    other = copy.deepcopy(one)
+    assert same_function(one, other, SHAPE)
+    other.head.weight.data *= 2
+    assert not same_function(one, other, SHAPE)
+
+
+def test_what_batch_norm_makes_of_training_counts() -> None:
+    one = net()
+    other = copy.deepcopy(one)
+    other.stem[1].momentum = 0.01
+    assert not same_function(one, other, SHAPE)
+
+
 def test_an_activation_changes_the_function_though_no_weight_tells() -> None:
     assert not same_function(net(), net(act="relu"), SHAPE)
 
 
 def test_dropout_does_not_hide_a_twin_and_nothing_is_left_changed() -> None:
-    one, other = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.BatchNorm2d(4)).eval() for _ in range(2))
+    one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.BatchNorm2d(4)).eval()
+    other = copy.deepcopy(one)
     before = {name: value.clone() for name, value in one.state_dict().items()}
     state = torch.random.get_rng_state()
     assert same_function(one, other, SHAPE)

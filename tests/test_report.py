@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ def test_runs_on_other_images_do_not_share_a_table(study: tuple[Path, list[Study
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"metrics": ["dise"]}, r"metrics=\['dise'\]: not among the columns"),
+        ({"metrics": ["dise"]}, "metrics=dise: not among the columns"),
+        ({"metrics": ["id"]}, "metrics=id: not among the columns"),
         ({"metrics": ["dice"], "reference": "bald"}, "Possible: plain; bold"),
     ],
 )
@@ -120,6 +122,26 @@ def test_bad_wishes_are_answered(study: tuple[Path, list[StudyRun]], how: dict, 
     results, part = read_results(*study)
     with pytest.raises(ValueError, match=message):
         compare(results, part=part, **how)
+
+
+def test_an_undefined_distance_is_refused_and_its_charged_form_is_the_diagonal(
+    study: tuple[Path, list[StudyRun]],
+) -> None:
+    results, part = read_results(*study)
+    row = dict(results[1].rows[2], hd95=float("inf"))
+    results[1] = replace(results[1], rows=[*results[1].rows[:2], row, *results[1].rows[3:]])
+    with pytest.raises(ValueError, match=r"undefined on 1 images of plain-seed1.*metrics=hd95_charged"):
+        compare(results, part=part, metrics=["dice", "hd95"])
+    found = compare(results, part=part, metrics=["hd95_charged"]).results[1].mean("hd95_charged")
+    values = [row["diagonal"] if i == 2 else row["hd95"] for i, row in enumerate(results[1].rows)]
+    assert found == pytest.approx(np.mean(values))
+
+
+def test_the_caption_tells_where_budgets_differ(study: tuple[Path, list[StudyRun]]) -> None:
+    results, part = read_results(*study)
+    trainer = dict(results[3].config["trainer"], max_epochs=500)
+    results[3] = replace(results[3], config=dict(results[3].config, trainer=trainer))
+    assert "2 / 500 epochs" in markdown(compare(results, part=part, metrics=["dice"]))
 
 
 def test_a_part_or_mode_that_was_not_scored_is_told(study: tuple[Path, list[StudyRun]]) -> None:

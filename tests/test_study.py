@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from src import timing
 from src.build import build_net
@@ -32,6 +34,13 @@ from .conftest import QUIET, REPO, TINY, TINY_MODEL, config_of
 
 STUDIES = sorted((REPO / "conf" / "experiment").glob("*.yaml"))
 TINY_STUDY = ("-m", *TINY_MODEL, *TINY, "study=tiny")
+
+
+class TellThreads(Callback):
+    """Writes down how many threads a training has."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (Path(trainer.default_root_dir) / "threads.txt").write_text(str(torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +163,24 @@ def test_a_bad_value_anywhere_in_the_sweep_is_told_before_anything_runs(tmp_path
         raise AssertionError("nothing may run")
 
 
+def test_two_runs_of_one_directory_are_refused(tmp_path: Path) -> None:
+    argv = [*TINY_STUDY, "seed=0,1", f"runs={tmp_path}", f"run_dir={tmp_path / 'one'}"]
+    with pytest.raises(ConfigError, match=r"would share .* differ in data\.seed, seed"), planned(argv):
+        raise AssertionError("nothing may run")
+
+
+def test_a_seed_of_the_data_alone_makes_another_run(tmp_path: Path) -> None:
+    assert len(plan(*TINY_STUDY, "data.seed=0,1,2", f"runs={tmp_path}")["runs"]) == 3
+
+
+def test_what_only_a_constructor_refuses_is_told_before_anything_runs(tmp_path: Path) -> None:
+    for bad in ("model.act=gelu,foo", "data.crop=full,foo"):
+        command = [sys.executable, "-m", "src.train", *TINY_STUDY, f"runs={tmp_path}", bad]
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2 and "foo" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.glob("tiny/*seed*")) == []
+
+
 def test_labels_hold_what_varies_and_no_more() -> None:
     lines = [
         ["seed=0", "model=a", "+model.match_params=null", "data=glas"],
@@ -161,6 +188,16 @@ def test_labels_hold_what_varies_and_no_more() -> None:
     ]
     assert variant_labels(lines) == ["a", "b, match_params=9"]
     assert variant_labels([["seed=0", "x=1"], ["seed=1", "x=1"]]) == ["all", "all"]
+    assert variant_labels([["loss=dice", "ema=0"], ["loss=bce", "ema=0.9"]]) == ["dice, ema=0", "bce, ema=0.9"]
+
+
+def test_two_variants_never_share_a_label() -> None:
+    clash = [["a.x=null", "b.x=1"], ["a.x=1", "b.x=null"]]
+    assert variant_labels(clash) == ["a.x=null, b.x=1", "a.x=1, b.x=null"]
+
+
+def test_where_a_run_lies_and_how_it_is_watched_is_no_variant() -> None:
+    assert variant_labels([["logger=csv", "data.cache=a"], ["logger=none", "data.cache=b"]]) == ["all", "all"]
 
 
 # Where runs stand
@@ -270,9 +307,21 @@ def test_bad_data_is_told_in_the_run_too(tmp_path: Path) -> None:
     config = config_of(
         *TINY_MODEL, *QUIET, "data=folder", f"data.root={tmp_path / 'no'}", f"runs={tmp_path}", multirun=True
     )
-    with pytest.raises(RunFailed, match="no"):
+    with pytest.raises(RunFailed, match=r"images.*no folder|no folder.*images|does not exist"):
         train_apart(config)
-    assert RunDir(Path(config["run_dir"])).status()["exit_code"] == 2
+    run = RunDir(Path(config["run_dir"]))
+    assert (run.status()["state"], run.status()["exit_code"]) == ("failed", 2)
+    assert "ConfigError" in (run.path / "traceback.txt").read_text() and run.config() == config
+
+
+def test_a_run_apart_has_the_threads_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", multirun=True)
+    tell = "+trainer.callbacks.tell={_target_: tests.test_study.TellThreads}"
+    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", tell, multirun=True)
+    train_apart(config)
+    assert config["threads"] == 1
+    assert (Path(config["run_dir"]) / "threads.txt").read_text() == "1"
 
 
 def test_fail_fast_stops_at_the_first(tmp_path: Path) -> None:
@@ -284,6 +333,17 @@ def test_fail_fast_stops_at_the_first(tmp_path: Path) -> None:
 # A search
 
 
+def test_the_plan_of_a_search_is_of_its_own_settings(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    argv = ("experiment=search", "seed=3", *SMALL[1:], f"runs={tmp_path}", "hydra.sweeper.n_trials=5")
+    stored = plan(*argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["search-synthetic"]
+    assert set(stored["search"]["free"]) == {"optim.lr", "loss", "model.context_kernel_size", "model.channels"}
+    assert "seed=3" in stored["search"]["fixed"] and "trainer.max_epochs=2" in stored["search"]["fixed"]
+    assert "5 trials" in capfd.readouterr().err
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.direction=minimize"):
+        plan(*argv, "monitor=val/loss")
+
+
 def test_a_search_replays_and_goes_on_after_a_failed_trial(tmp_path: Path) -> None:
     more = ("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=3", "hydra.sweeper.direction=maximize")
     more += ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1.0")
@@ -292,8 +352,8 @@ def test_a_search_replays_and_goes_on_after_a_failed_trial(tmp_path: Path) -> No
     assert "3 trials, chosen by the sweeper as it goes, over optim.lr" in first.stderr
     states = {state.run.name: state.state for state in study_states(tmp_path / "tiny")}
     assert set(states.values()) == {"finished", "failed"} and first.returncode == 1, first.stderr
-    begun = {name: RunDir(tmp_path / "tiny" / name).status()["started"] for name in states}
+    done = {name: RunDir(tmp_path / "tiny" / name).status()["updated"] for name in states if states[name] == "finished"}
     again = train_study(tmp_path, *more)
     assert {state.run.name: state.state for state in study_states(tmp_path / "tiny")} == states
     assert again.returncode == 1
-    assert begun == {name: RunDir(tmp_path / "tiny" / name).status()["started"] for name in states}
+    assert done == {name: RunDir(tmp_path / "tiny" / name).status()["updated"] for name in done}  # not trained again

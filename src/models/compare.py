@@ -49,23 +49,21 @@ def _kind(module: nn.Module) -> str:
 
 @torch.no_grad()
 def same_function(a: nn.Module, b: nn.Module, input_shape: Sequence[int]) -> bool:
-    """Whether both compute the same from the same weights, so that training them is training one network twice.
+    """Whether both have the same weights and compute the same, so that training them is training one network twice.
 
-    They are run in training mode on one random input (B, C, H, W) with the weights of `a`; both are left as they were.
-    Networks whose weights have other names or shapes are never the same.
+    Build both from one seed. They are run on one random input (B, C, H, W), in training mode and then, with what
+    BatchNorm has made of that, in evaluation mode; both are left as they were.
     """
-    if [(name, value.shape) for name, value in a.state_dict().items()] != [
-        (name, value.shape) for name, value in b.state_dict().items()
-    ]:
+    mine, theirs = a.state_dict(), b.state_dict()
+    if mine.keys() != theirs.keys() or any(not torch.equal(mine[name], theirs[name]) for name in mine):
         return False
     one, other = copy.deepcopy(a).train(), copy.deepcopy(b).train()
-    other.load_state_dict(one.state_dict())
     image = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # for dropout and the like
-        first = _planes(one(image))
+        first = [*_planes(one(image)), *_planes(one.eval()(image))]
         torch.manual_seed(0)
-        second = _planes(other(image))
+        second = [*_planes(other(image)), *_planes(other.eval()(image))]
     return len(first) == len(second) and all(
         torch.allclose(x, y, rtol=0, atol=TOLERANCE * float(x.abs().max())) for x, y in zip(first, second, strict=True)
     )
