@@ -178,7 +178,8 @@ def _refuse_same(variants: Sequence[Variant]) -> None:
     apart: dict[str, list[Variant]] = {}
     for variant in variants:
         rest = {key: value for key, value in defining(variant.config).items() if key not in ("model", "seed")}
-        rest["data"] = {key: value for key, value in rest["data"].items() if key != "seed"}
+        if rest["data"].get("seed") == variant.config["seed"]:
+            rest["data"] = {key: value for key, value in rest["data"].items() if key != "seed"}
         different = apart.setdefault(json.dumps(rest, sort_keys=True, default=str), [])
         twin = next((v for v in different if same_function(v.net, variant.net, variant.input_shape(2))), None)
         if twin is None:
