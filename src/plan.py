@@ -116,7 +116,7 @@ def _complete(job: DictConfig) -> dict[str, Any]:
 
 def _plan_search(composer: Composer) -> dict[Path, dict[str, Any]]:
     """Of a sweeper that chooses as it goes, only the number of trials is known, and what they may differ in."""
-    swept = composer.sweep()
+    swept = composer.task_sweep()
     free = [override.key_or_group for override in swept if override.is_sweep_override()]
     fixed = [override.input_line or "" for override in swept if not override.is_sweep_override()]
     config = _complete(composer.loader.load_sweep_config(composer.master, fixed))

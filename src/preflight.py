@@ -116,11 +116,15 @@ class Composer:
         from_file = self.parse([f"{key}={value}" for key, value in params.items()])
         return list({o.get_key_element(): o for o in [*from_file, *self.parse(self.typed)]}.values())
 
+    def task_sweep(self) -> list[Override]:
+        """The part of `sweep` that is no setting of Hydra's own: those stand in the master config already."""
+        return [o for o in self.sweep() if not o.key_or_group.startswith(("hydra.", "hydra/"))]
+
     def jobs(self) -> list[DictConfig] | None:
         """The config of every run of a multirun, `hydra` included; None where a sweeper decides as it goes."""
         if "basic_sweeper" not in self.master.hydra.sweeper._target_:
             return None
-        (combinations,) = BasicSweeper.split_arguments(self.sweep(), None)
+        (combinations,) = BasicSweeper.split_arguments(self.task_sweep(), None)
         return [self.loader.load_sweep_config(self.master, lines) for lines in combinations]
 
     def parse(self, lines: Sequence[str]) -> list[Override]:

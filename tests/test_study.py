@@ -143,6 +143,12 @@ def test_runs_that_change_nothing_are_refused_unless_asked(tmp_path: Path) -> No
     assert len(plan(*argv)["runs"]) == 6  # the study's file asks for them
 
 
+def test_settings_of_hydra_do_not_hinder_the_plan(tmp_path: Path) -> None:
+    slots = "+hydra.launcher.ray.init.labels={place: here}"
+    argv = (*TINY_STUDY, "seed=0,1", "hydra/launcher=ray", "hydra.launcher.ray.remote.num_cpus=2", slots)
+    assert len(plan(*argv, f"runs={tmp_path}")["runs"]) == 2
+
+
 def test_plan_true_prints_and_leaves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped, planned([*TINY_STUDY, "seed=0,1", f"runs={tmp_path}", "plan=true"]):
         raise AssertionError("nothing may run")

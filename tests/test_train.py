@@ -92,7 +92,7 @@ def test_a_finished_run_is_not_trained_again(tiny, capsys) -> None:
     value = train(config)
     before = (Path(config["run_dir"]) / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     assert train(config) == value
-    assert "is finished" in capsys.readouterr().out
+    assert "is finished" in capsys.readouterr().err
     assert (Path(config["run_dir"]) / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
