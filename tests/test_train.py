@@ -174,7 +174,8 @@ def test_compile_keeps_the_names_of_the_weights(tmp_path: Path) -> None:
         subprocess.run(command, cwd=REPO, check=True, timeout=240)
     plain, compiled = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
     assert plain.keys() == compiled.keys()
-    assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=1e-3) for key in plain)
+    # 1e-3 is the learning rate: a bias before BatchNorm has no gradient but rounding, of which AdamW makes whole steps
+    assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=5e-3) for key in plain)
 
 
 def test_with_ema_the_averaged_weights_are_scored(tiny) -> None:
