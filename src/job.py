@@ -24,10 +24,10 @@ from hydra.errors import CompactHydraException
 
 from src.cli import ConfigError
 from src.files import is_locked, write_text
+from src.process import environment
 from src.rundir import RunDir
 
 POLL = 0.2  # s between looks at the child
-REPO = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -52,10 +52,9 @@ def train_apart(config: dict[str, Any], *, worker: bool = False) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
         child = subprocess.Popen(
             [sys.executable, "-m", "src.job", str(file), str(os.getpid())],
-            env={**os.environ, "PYTHONPATH": path},
+            env=environment(),
             start_new_session=True,  # a Ctrl-C reaches it through here, and once
         )
         with _forwarding(child) as received:
@@ -155,7 +154,7 @@ def main() -> None:
     except ConfigError as error:
         print(f"error: {config['run_dir']}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except Exception as error:
+    except Exception as error:  # whatever it is: the traceback is in the run, one line here
         told = f"{type(error).__name__}: {error} (see traceback.txt there)"
         print(f"error: {config['run_dir']}: {told}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -167,7 +166,7 @@ def train_told(config: dict[str, Any]) -> float:
     run = RunDir(Path(config["run_dir"]))
     try:
         return _train_quietly(run, config)
-    except Exception as error:
+    except Exception as error:  # written down and raised again
         status = run.status()
         begun_here = (status.get("state"), status.get("pid")) == ("failed", os.getpid())
         if not begun_here and status.get("state") != "finished" and not is_locked(run.path / ".lock"):

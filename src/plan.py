@@ -23,7 +23,7 @@ from src.cli import ConfigError
 from src.config import chosen, complete_config, user_errors
 from src.preflight import Composer, composing
 from src.progress import progress
-from src.rundir import defining, differences, provenance
+from src.rundir import defining_but_seed, differences, provenance
 from src.slurm import check_slurm
 from src.study import StudyRun, fixed_overrides, state_of, study_states, summary, variant_labels, write_plan
 
@@ -177,9 +177,7 @@ def _refuse_same(variants: Sequence[Variant]) -> None:
     told = []
     apart: dict[str, list[Variant]] = {}
     for variant in variants:
-        rest = {key: value for key, value in defining(variant.config).items() if key not in ("model", "seed")}
-        if rest["data"].get("seed") == variant.config["seed"]:
-            rest["data"] = {key: value for key, value in rest["data"].items() if key != "seed"}
+        rest = {key: value for key, value in defining_but_seed(variant.config).items() if key != "model"}
         different = apart.setdefault(json.dumps(rest, sort_keys=True, default=str), [])
         twin = next((v for v in different if same_function(v.net, variant.net, variant.input_shape(2))), None)
         if twin is None:

@@ -23,6 +23,8 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.strategies import DDPStrategy
 
+from src.process import environment
+
 READY = b"ready\n"
 ENDING = 60.0  # seconds that a rank may take to end after training
 GRACE = 30.0  # seconds for rank 0 to notice by itself that another rank died; with NCCL it may wait for ever
@@ -83,16 +85,13 @@ class Followers:
 
     def __init__(self, command: list[str], seat: Seat, give_up: Callable[[str], None], grace: float = GRACE):
         self.give_up, self.grace = give_up, grace
-        here = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         self.processes = []
         for rank in range(1, seat.world):
             numbers = [str(rank), str(seat.world), str(seat.port)]
-            environment = os.environ | {"PYTHONPATH": path, "RANK": str(rank)}  # RANK: Lightning's notes stay with 0
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, *command, *numbers],
-                    env=environment,
+                    env=environment(RANK=str(rank)),  # RANK: Lightning's notes stay with 0
                     stdin=subprocess.PIPE,  # closes when this process ends, however it ends: so do they
                     stdout=subprocess.PIPE,
                 )

@@ -65,12 +65,18 @@ def defining(config: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(kept, default=str).replace(own_path, "<run_dir>"))
 
 
-def run_hash(config: Mapping[str, Any]) -> str:
-    """Eight hex digits of what defines a run, but for its seed, which stands in the name beside them."""
+def defining_but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`defining` without the run's seed, and without that of the data where it is the same."""
     kept = defining(config)
     seed, data = kept.pop("seed", None), kept.get("data", {})
     if data.get("seed") == seed:
         data.pop("seed", None)
+    return kept
+
+
+def run_hash(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what defines a run, but for its seed, which stands in the name beside them."""
+    kept = defining_but_seed(config)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -45,6 +45,16 @@ def config_of(*overrides: str, multirun: bool = False) -> dict[str, Any]:
         return complete_config(cfg, choices, multirun=multirun)
 
 
+def slow_train(delay: float) -> str:
+    """Code that is `src.train` with a delay (s) in every training step, for `python -c`."""
+    return (
+        "import time, src.task as t; step = t.SegmentationTask.training_step\n"
+        f"def slow(self, *a): time.sleep({delay}); return step(self, *a)\n"
+        "t.SegmentationTask.training_step = slow\n"
+        "from src.train import main; main()"
+    )
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Makes the config of a tiny run under the test's own folder."""

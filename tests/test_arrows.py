@@ -25,7 +25,8 @@ ROOMS = {
     "progress.py": set(),
     "statistics.py": set(),
     "rundir.py": {"src.files"},
-    "ranks.py": set(),
+    "process.py": set(),
+    "ranks.py": {"src.process"},
     "resume.py": {"src.rundir", "src.data", "src.inference"},
     "figures.py": set(),
     "audit_print.py": {"src.audit", "src.data"},
@@ -35,7 +36,7 @@ ROOMS = {
     "study.py": {"src.files", "src.rundir"},
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
     "timing.py": {"src.build", "src.losses"},
-    "job.py": {"src.cli", "src.files", "src.rundir", "src.train"},
+    "job.py": {"src.cli", "src.files", "src.process", "src.rundir", "src.train"},
 }
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}

@@ -30,7 +30,7 @@ from src.ranks import Followers, RankError, Seat
 from src.rundir import RunDir
 from src.train import train
 
-from .conftest import REPO, TINY, TINY_MODEL, config_of
+from .conftest import REPO, TINY, TINY_MODEL, config_of, slow_train
 from .ddp_worker import work
 
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
@@ -137,13 +137,7 @@ def test_two_processes_validate_and_train_as_one(tmp_path: Path) -> None:
 
 def start(folder: Path, *more: str, delay: float = 0.0) -> subprocess.Popen:
     # a delay in every step of rank 0, for which the other waits, leaves time to hit the middle of an epoch
-    code = (
-        "import time, src.task as t; step = t.SegmentationTask.training_step\n"
-        f"def slow(self, *a): time.sleep({delay}); return step(self, *a)\n"
-        "t.SegmentationTask.training_step = slow\n"
-        "from src.train import main; main()"
-    )
-    start = ["-c", code] if delay else ["-m", "src.train"]
+    start = ["-c", slow_train(delay)] if delay else ["-m", "src.train"]
     command = [sys.executable, *start, *ARGUMENTS, *TWO, f"run_dir={folder}", *more]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     with said(folder).open("w") as errors:

@@ -17,20 +17,14 @@ import torch
 from src.files import read_csv
 from src.rundir import RunDir
 
-from .conftest import REPO, TINY, TINY_MODEL
+from .conftest import REPO, TINY, TINY_MODEL, slow_train
 
 ARGUMENTS = (*TINY_MODEL, *TINY, "trainer.max_epochs=4", "data.counts=[24,5,6]", "ema=0.9", "data.num_workers=1")
 
 
 def start(folder: Path, *more: str, delay: float = 0.15) -> subprocess.Popen:
     # a delay in every step leaves time to hit the middle of an epoch; it does not enter what is computed
-    code = (
-        "import time, src.task as t; step = t.SegmentationTask.training_step\n"
-        f"def slow(self, *a): time.sleep({delay}); return step(self, *a)\n"
-        "t.SegmentationTask.training_step = slow\n"
-        "from src.train import main; main()"
-    )
-    command = [sys.executable, "-c", code, *ARGUMENTS, f"run_dir={folder}", *more]
+    command = [sys.executable, "-c", slow_train(delay), *ARGUMENTS, f"run_dir={folder}", *more]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     with said(folder).open("w") as errors:
         return subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
