@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback
 
 from src import timing
 from src.build import build_net
@@ -34,13 +32,6 @@ from .conftest import QUIET, REPO, TINY, TINY_MODEL, config_of
 
 STUDIES = sorted((REPO / "conf" / "experiment").glob("*.yaml"))
 TINY_STUDY = ("-m", *TINY_MODEL, *TINY, "study=tiny")
-
-
-class TellThreads(Callback):
-    """Writes down how many threads a training has."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        (Path(trainer.default_root_dir) / "threads.txt").write_text(str(torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)
@@ -323,7 +314,7 @@ def test_bad_data_is_told_in_the_run_too(tmp_path: Path) -> None:
 def test_a_run_apart_has_the_threads_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", multirun=True)
-    tell = "+trainer.callbacks.tell={_target_: tests.test_study.TellThreads}"
+    tell = "+trainer.callbacks.tell={_target_: tests.tell_threads.TellThreads}"
     config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", tell, multirun=True)
     train_apart(config)
     assert config["threads"] == 1
