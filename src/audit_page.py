@@ -1,6 +1,5 @@
 """The page of an audit: one HTML file with its pictures inside, nothing fetched."""
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -14,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from src.data.decode import read_mask
 from src.data.duplicates import CERTAIN, PICTURE
 from src.data.findings import GROUPS, LEAK, NOTE, PUBLISHED, PUBLISHED_SO, SEVERITIES, has_speck, tally
-from src.figures import TRUTH, outline
+from src.figures import TRUTH, jpeg_url, outline, shrink
 
 if TYPE_CHECKING:
     from src.audit import Audit
@@ -72,21 +71,13 @@ def _shown(finding: "Finding", audit: "Audit") -> dict[str, Any]:
 
 def _outlined(look: "Look", audit: "Audit") -> tuple["Look", str]:
     pair = audit.source.pairs[look.id]
-    image, mask = _small(audit.picture(look.id)), read_mask(pair.mask, audit.source.foreground)
+    image, mask = shrink(audit.picture(look.id), PICTURE), read_mask(pair.mask, audit.source.foreground)
     small_mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     return look, _jpeg(outline(image, small_mask, TRUTH))
 
 
-def _small(image: np.ndarray) -> np.ndarray:
-    scale = min(1, PICTURE / max(image.shape[:2]))
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
 def _jpeg(image: np.ndarray) -> str:
-    """As a data URL."""
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(_small(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    return jpeg_url(shrink(image, PICTURE))
 
 
 def _bars(looks: "Sequence[Look]") -> list[tuple[str, int, float]]:

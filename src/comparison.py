@@ -6,6 +6,7 @@ Made from per_image.csv alone, one protocol and one set of images per table.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds
 from src.study import StudyRun
 
 CHARGED = "_charged"
+LOWER_IS_BETTER = ("hd", "hd95", "assd", "object_hausdorff")
 NOT_COMPARED = ("id", "threshold_value", "coarse_threshold_value", "device", "precision", "root")  # of a protocol
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run: its metrics.json, and its rows (one per image) of the part that is compared."""
+    """One finished run: its metrics.json, and its rows (one per image) of the part that is compared; they lie in
+    `scored_in`, which is the run's directory `path` for mode full."""
 
     run: StudyRun
+    path: Path
+    scored_in: Path
     metrics: Mapping[str, Any]
     config: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
@@ -57,6 +62,18 @@ class Table:
     n_images: int
     results: Sequence[Result]
 
+    @cached_property
+    def variants(self) -> dict[str, list[Result]]:
+        """The results of each variant, in the order of the rows."""
+        return by_variant(self.results)
+
+
+def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    variants: dict[str, list[Result]] = {}
+    for result in results:
+        variants.setdefault(result.run.variant, []).append(result)
+    return variants
+
 
 def value_of(row: Mapping[str, Any], metric: str) -> float:
     """A column of per_image.csv; `<distance>_charged` is the image's diagonal where the distance is undefined.
@@ -67,6 +84,10 @@ def value_of(row: Mapping[str, Any], metric: str) -> float:
         return float(row[metric])
     value = float(row[metric.removesuffix(CHARGED)])
     return value if math.isfinite(value) else float(row["diagonal"])
+
+
+def higher_is_better(metric: str) -> bool:
+    return metric.removesuffix(CHARGED) not in LOWER_IS_BETTER
 
 
 def read_results(
@@ -87,8 +108,10 @@ def read_results(
         raise ValueError(f"part={part}: {', '.join(without[:3])} was not scored on it. Scored are {sorted(scored)}.")
     results = []
     for run in finished:
-        rows = [row for row in read_rows(_scored_in(folder / run.name, mode) / "per_image.csv") if row["part"] == part]
-        results.append(Result(run, metrics[run.name], RunDir(folder / run.name).config(), rows))
+        path = folder / run.name
+        place = _scored_in(path, mode)
+        rows = [row for row in read_rows(place / "per_image.csv") if row["part"] == part]
+        results.append(Result(run, path, place, metrics[run.name], RunDir(path).config(), rows))
     return results, part
 
 
@@ -115,13 +138,11 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
     _require_one_protocol(results)
     for metric in metrics:
         _require_defined(results, metric)
-    variants: dict[str, list[Result]] = {}
-    for result in results:
-        variants.setdefault(result.run.variant, []).append(result)
+    variants = by_variant(results)
     reference = reference or next(iter(variants))
     if reference not in variants:
         raise ValueError(f"reference={reference!r} is not a variant of this study. Possible: {'; '.join(variants)}.")
-    scores = {name: _scores(found, metrics[0]) for name, found in variants.items()}
+    scores = {name: scores_of(found, metrics[0]) for name, found in variants.items()}
     differences = {
         name: None if name == reference else paired_difference(found, scores[reference])
         for name, found in scores.items()
@@ -141,7 +162,8 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
     return Table(rows, reference, tuple(metrics), part, len(results[0].rows), results)
 
 
-def _scores(results: Sequence[Result], metric: str) -> Scores:
+def scores_of(results: Sequence[Result], metric: str) -> Scores:
+    """Of one variant: (seeds, images), images sorted by id."""
     by_id = [{row["id"]: value_of(row, metric) for row in result.rows} for result in results]
     ids = sorted(by_id[0])
     return Scores(ids, np.array([[found[id_] for id_ in ids] for found in by_id], dtype=float))
@@ -165,16 +187,30 @@ def _require_defined(results: Sequence[Result], metric: str) -> None:
 
 def _require_one_protocol(results: Sequence[Result]) -> None:
     """ValueError that says what differs, where runs cannot stand in one table."""
+    protocols: dict[str, list[Result]] = {}
+    for result in results:
+        protocols.setdefault(result.metrics["protocol"]["id"], []).append(result)
+    if len(protocols) > 1:
+        told = [found[0].metrics["protocol"] for found in protocols.values()]
+        keys = [
+            key
+            for key in dict.fromkeys(key for protocol in told for key in protocol)
+            if key not in NOT_COMPARED and any(protocol.get(key) != told[0].get(key) for protocol in told)
+        ]
+        lines = [
+            f"  - {len(found)} run{'s' if len(found) > 1 else ''}, such as {found[0].run.name}: "
+            + (", ".join(f"{key}={_brief(protocol.get(key))}" for key in keys) or "of other image folders")
+            for found, protocol in zip(protocols.values(), told, strict=True)
+        ]
+        raise ValueError(
+            f"these runs were scored under {len(protocols)} different protocols; they differ in "
+            f"{', '.join(keys) or 'where the images lie'}:\n"
+            + "\n".join(lines)
+            + "\nCompare runs of one protocol only."
+        )
     first = results[0]
     ids = {row["id"] for row in first.rows}
     for other in results[1:]:
-        mine, theirs = first.metrics["protocol"], other.metrics["protocol"]
-        if mine["id"] != theirs["id"]:
-            keys = [key for key in mine if key not in NOT_COMPARED and mine[key] != theirs.get(key)]
-            raise ValueError(
-                f"{first.run.name} and {other.run.name} were scored under different protocols; they differ in "
-                f"{', '.join(keys) or 'keys that only one has'}. Compare runs of one protocol only."
-            )
         if {row["id"] for row in other.rows} != ids:
             raise ValueError(
                 f"{first.run.name} was scored on {len(ids)} images, {other.run.name} on {len(other.rows)} others. "
@@ -182,77 +218,6 @@ def _require_one_protocol(results: Sequence[Result]) -> None:
             )
 
 
-def run_rows(table: Table) -> list[dict[str, Any]]:
-    """One row per run, for results.csv: what it was, what it cost, what it scored, where it came from."""
-    return [
-        {
-            "variant": result.run.variant,
-            "seed": result.run.seed,
-            "run": result.run.name,
-            "params": result.metrics["cost"]["params"],
-            "macs": result.metrics["cost"]["macs"],
-            "part": table.part,
-            "n_images": len(result.rows),
-            **{metric: result.mean(metric) for metric in table.metrics},
-            "monitor": result.metrics["best"]["monitor"],
-            "best": result.metrics["best"]["value"],
-            "best_epoch": result.metrics["best"]["epoch"] + 1,
-            "epochs": result.config["trainer"]["max_epochs"],
-            "size": result.config["data"]["size"],
-            "seconds_of_last_attempt": result.metrics["seconds_of_last_attempt"],
-            "threads": result.metrics["threads"],
-            "split": result.metrics["protocol"]["split"],
-            "split_hash": result.metrics["protocol"]["split_hash"][:12],
-            "protocol": result.metrics["protocol"]["id"],
-            "commit": _short(result.metrics["commit"]),
-        }
-        for result in table.results
-    ]
-
-
-def markdown(table: Table) -> str:
-    """The table as Markdown, with what it was measured on below it."""
-    first = table.metrics[0]
-    heads = ["variant", "seeds", "params (M)", "MACs (G)", *table.metrics]
-    heads += [f"{first} - {table.reference}", "95 % CI", "p"]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for row in table.rows:
-        cells = [row.variant, str(row.scores[first].n), f"{row.params / 1e6:.3f}", f"{row.macs / 1e9:.3f}"]
-        cells += [_plus_minus(row.scores[metric]) for metric in table.metrics]
-        if found := row.difference:
-            cells += [f"{found.mean:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", f"{row.p_holm:.3f}"]
-        else:
-            cells += [""] * 3
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", caption(table)])
-
-
-def caption(table: Table) -> str:
-    """What the numbers are: part, images, protocol, budget, and how differences were tested."""
-    protocol = table.results[0].metrics["protocol"]
-
-    def of(group: str, key: str) -> str:
-        """A setting of the runs; all its values where they differ."""
-        return " / ".join(dict.fromkeys(str(found.config[group][key]) for found in table.results))
-
-    seeds = ", ".join(str(seed) for seed in sorted({found.run.seed for found in table.results}))
-    leaks = f" (LEAKS: {protocol['leaks']})" if "leaks" in protocol else ""
-    codes = ", ".join(sorted({_short(found.metrics["commit"]) for found in table.results}))
-    return (
-        f"{protocol['dataset']}, split {protocol['split']} ({protocol['split_hash'][:12]}), {table.n_images} "
-        f"{table.part} images, per-image means at native size, mode {protocol['mode']}{leaks}, "
-        f"protocol {protocol['id']}; mean ± std over seeds {seeds}. "
-        f"Trained at {of('data', 'size')} px, {of('trainer', 'max_epochs')} epochs, batch {of('data', 'batch_size')}; "
-        f"code {codes}. Differences are paired over images (seeds averaged "
-        "first): 95 % bootstrap interval, Wilcoxon's p with Holm's correction over the table. They know nothing of "
-        "other seeds: a difference within the spread of the seeds is no finding, whatever its p."
-    )
-
-
-def _short(commit: str) -> str:
-    """A commit as git shortens it; what was not committed stays visible."""
-    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
-
-
-def _plus_minus(score: OverSeeds) -> str:
-    return f"{score.mean:.3f}" if score.n == 1 else f"{score.mean:.3f} ± {score.std:.3f}"
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."  # hashes, sentences

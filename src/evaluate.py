@@ -30,10 +30,11 @@ BATCH = 8
 
 @dataclass
 class Evaluation:
-    """`rows`: one dict per image; by part `scores` (means and pooled values), `strata`, `calibration` and, where asked
-    for, `lens`; `protocol`: how they came about."""
+    """`rows`: one dict per image, `masks` their masks, small (src.masks); by part `scores` (means and pooled values),
+    `strata`, `calibration` and, where asked for, `lens`; `protocol`: how they came about."""
 
     rows: list[dict[str, Any]]
+    masks: "list[np.ndarray]"
     scores: dict[str, dict[str, Any]]
     strata: dict[str, list[dict[str, Any]]]
     calibration: dict[str, dict[str, Any]]
@@ -143,6 +144,7 @@ def evaluate_run(
     rows_of = {part: [row for row in rows if row["part"] == part] for part in scored}
     return Evaluation(
         rows=rows,
+        masks=[image.mask for images in scored.values() for image in images],
         scores={part: summarize(of_part) for part, of_part in rows_of.items()},
         strata={part: strata(of_part) for part, of_part in rows_of.items()},
         calibration={part: calibration(images) for part, images in scored.items()},

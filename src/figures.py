@@ -1,5 +1,6 @@
 """Pictures of a run: its curves, and a sheet of its best, median and worst masks."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def plot_overlays(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
         for axis in row:
             axis.axis("off")
         for axis, sample in zip(row, samples, strict=False):
-            axis.imshow(_tile(sample))
+            axis.imshow(tile(sample))
             axis.set_title(f"{name}  dice {sample['dice']:.3f}\n{sample['id']}", fontsize=8)
     figure.suptitle(f"{title}: truth green, prediction red", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +59,29 @@ def plot_overlays(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     plt.close(figure)
 
 
-def _tile(sample: Mapping[str, Any]) -> np.ndarray:
+def tile(sample: Mapping[str, Any]) -> np.ndarray:
+    """The image at TILE px with the outlines of its `mask` and its `pred`, which may be smaller than the image."""
     image = sample["image"]
-    scale = TILE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    size = _fitted(image, TILE)
+    shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     for key, colour in (("mask", TRUTH), ("pred", PRED)):
-        tile = outline(tile, cv2.resize(sample[key].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), colour)
-    return tile
+        shown = outline(shown, cv2.resize(sample[key].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), colour)
+    return shown
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """A smaller copy whose longer side is `side`; a small image as it is."""
+    size = _fitted(image, min(side, max(image.shape[:2])))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def jpeg_url(image: np.ndarray) -> str:
+    """(H, W, 3) uint8 RGB as a data URL, for pages that fetch nothing."""
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def _fitted(image: np.ndarray, side: int) -> tuple[int, int]:
+    """Width and height with `side` as the longer one."""
+    scale = side / max(image.shape[:2])
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))

@@ -1,34 +1,112 @@
-"""Many runs: where they stand, and what they say.
+"""Many runs: where they stand, and what they say, as tables, plots and one page.
 
 python -m src.report study=ablation_modules-kvasir_seg status=true   # done, running, failed, missing
-python -m src.report study=ablation_modules-kvasir_seg               # the table
+python -m src.report study=ablation_modules-kvasir_seg               # tables, plots, report.html
+python -m src.report 'run=[runs/glas/*]'                             # of any runs
 """
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from src.cli import ConfigError, entry_point
 from src.config import user_errors
-from src.study import RunState, others, study_runs, study_states, summary
+from src.study import (
+    RunState,
+    StudyRun,
+    directory_runs,
+    others,
+    state_of,
+    study_question,
+    study_runs,
+    study_states,
+    summary,
+)
 
 if TYPE_CHECKING:
     from src.comparison import Table as Comparison
 
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared (`runs`, whose names are paths below `folder`), how, and where the report goes.
+
+    Args:
+        metrics: columns of per_image.csv; differences and plots are about the first.
+        part: of the split; None: test where every run was scored on it, else val.
+        reference: a variant's name; None: the first.
+        latency: times the networks on this machine, instead of what an earlier report kept of that.
+        figures: the kind of file of the plots: png, pdf or svg.
+    """
+
+    folder: Path
+    runs: Sequence[StudyRun]
+    out: Path
+    title: str
+    metrics: Sequence[str] = ("dice", "iou")
+    part: str | None = None
+    mode: str = "full"
+    reference: str | None = None
+    latency: bool = False
+    figures: str = "png"
+    question: str = field(default="")
+
 
 def _run(cfg: DictConfig) -> None:
-    if OmegaConf.is_missing(cfg, "study"):
-        raise ConfigError("which study? Give its name: python -m src.report study=ablation_modules-kvasir_seg")
-    folder = Path(cfg.runs) / cfg.study
+    studies, patterns = _listed(cfg, "study"), _listed(cfg, "run")
+    if bool(studies) == bool(patterns):
+        raise ConfigError(
+            "which runs? Give a study, python -m src.report study=ablation_modules-kvasir_seg, or run directories, "
+            "python -m src.report 'run=[runs/kvasir_seg/emisnet-*,runs/kvasir_seg/unet-*]'."
+        )
     with user_errors():
-        if cfg.status:
-            print_status(folder, study_states(folder))
+        if len(studies) == 1:
+            folder = Path(cfg.runs) / studies[0]
+            if cfg.status:
+                print_status(folder, study_states(folder))
+                return
+            runs, title, question = study_runs(folder), folder.name, study_question(folder)
+            out = folder / "report"
         else:
-            metrics = [cfg.metrics] if isinstance(cfg.metrics, str) else list(cfg.metrics)
-            write_report(folder, Path(cfg.out or folder), metrics, cfg.part, cfg.mode, cfg.reference)
+            folders = [Path(cfg.runs) / study for study in studies]
+            patterns = patterns or [str(of / run.name) for of in folders for run in study_runs(of) if _begun(of, run)]
+            folder, runs, question = Path(), directory_runs(patterns), ""
+            title = " and ".join(studies) or f"{len(runs)} runs"
+            out = Path("reports") / hashlib.sha256("\n".join(run.name for run in runs).encode()).hexdigest()[:8]
+            if cfg.status:
+                print_status(folder, [state_of(folder, run) for run in runs])
+                return
+        request = Request(
+            folder,
+            runs,
+            Path(cfg.out or out),
+            title,
+            metrics=_listed(cfg, "metrics"),
+            part=cfg.part,
+            mode=cfg.mode,
+            reference=cfg.reference,
+            latency=cfg.latency,
+            figures=cfg.figures,
+            question=question,
+        )
+        write_report(request)
+
+
+def _listed(cfg: DictConfig, key: str) -> list[str]:
+    value = cfg[key]
+    return [] if value is None else [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def _begun(folder: Path, run: StudyRun) -> bool:
+    return (folder / run.name / "config.yaml").is_file()
 
 
 def print_status(folder: Path, states: list[RunState]) -> None:
@@ -50,31 +128,62 @@ def print_status(folder: Path, states: list[RunState]) -> None:
         )
 
 
-def write_report(
-    folder: Path,
-    out: Path,
-    metrics: list[str],
-    part: str | None = None,
-    mode: str = "full",
-    reference: str | None = None,
-) -> "Comparison":
-    """Prints a study's table and writes table.md and results.csv (a row per run) into `out`.
+def write_report(request: Request) -> "Comparison":
+    """Prints the table, and writes into `request.out`: table.md, .csv and .tex (a row per variant), results.csv (a row
+    per run), the plots under figures/, and the page.
 
-    Raises ValueError where runs do not compare, and for unknown metrics.
+    Raises ValueError where runs do not compare, and for unknown metrics, variants and kinds of figures.
     """
-    from src.comparison import compare, markdown, read_results, run_rows
+    from src.comparison import compare, read_results
     from src.files import write_csv, write_text
+    from src.progress import progress
+    from src.reporting import texts
+    from src.reporting.gallery import make_gallery
+    from src.reporting.latency import FILE, kept_latencies, measure_latencies
+    from src.reporting.page import render_page
+    from src.reporting.panels import make_panels
+    from src.reporting.plots import FORMATS, write_plots
+    from src.reporting.published import published_on
 
-    runs = study_runs(folder)
-    results, part = read_results(folder, runs, part, mode)
-    table = compare(results, part=part, metrics=metrics, reference=reference)
-    text = markdown(table)
-    write_text(out / "table.md", text + "\n")
-    write_csv(out / "results.csv", run_rows(table))
-    print(text)
-    if len(results) < len(runs):
-        print(f"\n{len(runs) - len(results)} of {len(runs)} runs are not finished: status=true shows where they stand.")
-    print(f"\n{out / 'table.md'}  {out / 'results.csv'}")
+    if request.figures not in FORMATS:
+        raise ValueError(f"figures={request.figures} is not possible. Use {', '.join(FORMATS)}.")
+    out, states = request.out, [state_of(request.folder, run) for run in request.runs]
+    with progress(4, "report", unit=" steps") as bar:
+        results, part = read_results(request.folder, request.runs, request.part, request.mode)
+        bar.update()
+        table = compare(results, part=part, metrics=request.metrics, reference=request.reference)
+        kept = out / FILE
+        latencies = measure_latencies(table, kept) if request.latency else kept_latencies(table, kept)
+        write_text(out / "table.md", texts.markdown(table, latencies) + "\n")
+        write_text(out / "table.tex", texts.latex(table, latencies) + "\n")
+        write_csv(out / "table.csv", texts.table_rows(table, latencies))
+        write_csv(out / "results.csv", texts.run_rows(table))
+        bar.update()
+        panels = make_panels(table, latencies)
+        gallery = make_gallery(table, panels["shown"])
+        page = render_page(
+            table,
+            panels,
+            gallery,
+            title=request.title,
+            question=request.question,
+            states=states,
+            latencies=latencies,
+            published=published_on(results[0].metrics["protocol"]["dataset"]),
+        )
+        write_text(out / PAGE, page)
+        bar.update()
+        write_plots(panels, gallery, out / "figures", texts.caption(table, latencies), request.figures)
+        bar.update()
+    print(texts.markdown(table, latencies))
+    if len(results) < len(request.runs):
+        left = len(request.runs) - len(results)
+        print(f"\n{left} of {len(request.runs)} runs are not finished: status=true shows where they stand.")
+    if gallery.missing:
+        print(f"\nnote: {gallery.missing}")
+    print(
+        f"\nopen {out / PAGE}\ntables: {out / 'table.md'}  .csv  .tex  {out / 'results.csv'}\nplots: {out / 'figures'}"
+    )
     return table
 
 

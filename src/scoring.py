@@ -17,6 +17,7 @@ import torch
 
 from src.files import read_csv
 from src.lens import small_counts
+from src.masks import small_mask
 from src.metrics import boundary
 from src.metrics.objects import ObjectRule, label_objects, object_scores
 from src.metrics.overlap import NAMES, confusion, scores, threshold_jaccard
@@ -83,10 +84,11 @@ class Rules:
 
 
 class Scored(NamedTuple):
-    """One image: its row; in each of BINS pixels, sum of probabilities and foreground pixels; where they were asked
-    for, the counts that `src.lens` needs."""
+    """One image: its row; its mask, small; in each of BINS pixels, sum of probabilities and foreground pixels; where
+    they were asked for, the counts that `src.lens` needs."""
 
     row: dict[str, Any]
+    mask: np.ndarray
     reliability: np.ndarray
     small: np.ndarray | None
 
@@ -112,7 +114,7 @@ def score_image(probs: np.ndarray, labels: np.ndarray, rules: Rules, *, lens: bo
         row |= boundary.boundary_scores(pred, mask, tau=rules.tau, spacing=rules.spacing or (1.0, 1.0))
     if "objects" in rules.metrics:
         row |= object_scores(label_objects(probs, rules.objects), labels)
-    return Scored(row, _reliability(probs, mask), small_counts(probs, mask) if lens else None)
+    return Scored(row, small_mask(pred), _reliability(probs, mask), small_counts(probs, mask) if lens else None)
 
 
 def _reliability(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -194,15 +196,22 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def strata(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`summarize` of groups of images: thirds by lesion area, at the image's border or not, by number of objects."""
-    areas = np.quantile([row["area_fraction"] for row in rows], (1 / 3, 2 / 3))
-    thirds = (f"smallest third, to {areas[0]:.3g}", f"middle third, to {areas[1]:.3g}", "largest third")
+    thirds, third_of = area_thirds(rows)
     border, objects = ("inside the image", "touches the border"), ("no object", "one object", "several objects")
     groups: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*thirds, *border, *objects)}
-    for row in rows:
-        groups[thirds[int(np.searchsorted(areas, row["area_fraction"]))]].append(row)
+    for row, third in zip(rows, third_of, strict=True):
+        groups[thirds[third]].append(row)
         groups[border[row["touches_border"]]].append(row)
         groups[objects[min(row["n_objects"], 2)]].append(row)
     return [{"stratum": name, **summarize(members)} for name, members in groups.items() if members]
+
+
+def area_thirds(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str, str], list[int]]:
+    """Names of the thirds of images by lesion area, and for each row which it is in (0, 1, 2)."""
+    fractions = [row["area_fraction"] for row in rows]
+    areas = np.quantile(fractions, (1 / 3, 2 / 3))
+    names = f"smallest third, to {areas[0]:.3g}", f"middle third, to {areas[1]:.3g}", "largest third"
+    return names, np.searchsorted(areas, fractions).tolist()
 
 
 def _mean(values: Sequence[float]) -> float:

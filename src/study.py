@@ -6,16 +6,19 @@
 A directory that the plan does not name, because its settings differ, is never taken for one that it names.
 """
 
+import glob
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from src.files import is_locked, write_json
-from src.rundir import NOT_DEFINING, RunDir
+from src.rundir import NOT_DEFINING, RunDir, defining_but_seed, flat, run_hash
 
 PLAN = "plan.json"
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 STATES = ("finished", "running", "interrupted", "failed", "missing")
 NOT_VARYING = ("seed", "hydra", "experiment")  # in a variant's name
 GROUPS = ("model", "data", "loss", "optim", "schedule", "trainer")  # an override of these is the name of a file
@@ -76,6 +79,70 @@ def study_runs(folder: Path) -> list[StudyRun]:
     return _begun(folder, plan["search"]) if plan["search"] else [StudyRun(**run) for run in plan["runs"]]
 
 
+def directory_runs(patterns: Sequence[str | Path]) -> list[StudyRun]:
+    """Any run directories, as paths or patterns (`runs/glas/*`), as if they were one study; names are their paths.
+
+    A run that lies in two places (in two studies, say) counts once. Raises ValueError for what is no run directory.
+    """
+    paths: list[Path] = []
+    for pattern in map(str, patterns):
+        found = sorted(Path(path) for path in glob.glob(pattern))
+        # what a pattern catches besides runs (plan.json, reports) is not meant; what is named is
+        found = [path for path in found if (path / "config.yaml").is_file() or str(path) == pattern]
+        if not found:
+            raise ValueError(f"run={pattern}: no run directory. Give runs/.../<model>-<hash>-seed<n>, or a pattern.")
+        paths += found
+    configs: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
+    for path in dict.fromkeys(paths):
+        if not (path / "config.yaml").is_file():
+            raise ValueError(f"run={path} is not a run directory: it has no config.yaml.")
+        config = RunDir(path).config()
+        configs.setdefault((run_hash(config), config["seed"]), (path, config))
+    labels = config_labels([config for _, config in configs.values()])
+    return [
+        StudyRun(str(path), label, config["seed"], 0, 0)
+        for (path, config), label in zip(configs.values(), labels, strict=True)
+    ]
+
+
+def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A variant's name for each of some runs: the model, the other chosen files that differ, and the settings that
+    differ among runs of the same choices. Runs that differ in the seed alone share one."""
+    chosen = [{group: name for group, name in config["choices"].items() if group in GROUPS} for config in configs]
+    varying = [key for key in GROUPS if key != "model" and len({choices.get(key) for choices in chosen}) > 1]
+    heads = [
+        ", ".join([choices["model"], *(f"{key}={choices[key]}" for key in varying if key in choices)])
+        for choices in chosen
+    ]
+    settings = [flat(defining_but_seed(config)) for config in configs]
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for head, values in zip(heads, settings, strict=True):
+        alike.setdefault(head, []).append(values)
+
+    differing = {
+        head: [key for key in dict.fromkeys(k for v in found for k in v) if len({repr(v.get(key)) for v in found}) > 1]
+        for head, found in alike.items()
+    }
+    return [
+        ", ".join([head, *(f"{key.removeprefix('model.')}={values.get(key)}" for key in differing[head])])
+        for head, values in zip(heads, settings, strict=True)
+    ]
+
+
+def study_question(folder: Path) -> str:
+    """What the study's file in conf/experiment says that it asks; empty where the study has no such file."""
+    path = folder / PLAN
+    command = json.loads(path.read_text(encoding="utf-8"))["command"] if path.is_file() else []
+    names = [word.partition("=")[2] for word in command if word.startswith("experiment=")]
+    file = EXPERIMENTS / f"{names[-1]}.yaml" if names else EXPERIMENTS
+    if not names or not file.is_file():
+        return ""
+    lines = [line[1:] for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    text = "\n".join(lines).partition("Question:")[2]
+    question = " ".join(re.split(r"\n\s*\w+:", text)[0].split())
+    return question[:1].upper() + question[1:]
+
+
 def _begun(folder: Path, search: Mapping[str, Any]) -> list[StudyRun]:
     """The trials of a search: those whose overrides, but for the keys it chooses, are those of its command."""
     found = [RunDir(path.parent).config() | {"name": path.parent.name} for path in sorted(folder.glob("*/config.yaml"))]
@@ -100,16 +167,23 @@ def variant_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
     ["seed=0", "model=emisnet_no_ca", "model.match_params=reference", "data=glas"], ... -> "emisnet_no_ca,
     match_params=reference". Runs that vary in nothing are called "all"; two variants never share a label.
     """
-    values = [_by_key(lines) for lines in overrides]
-    keys = dict.fromkeys(key for found in values for key in found if key.split(".")[0] not in NOT_VARYING)
-    varying = [key for key in keys if is_defining(key) and len({found.get(key) for found in values}) > 1]
-    varying.sort(key=lambda key: "." in key)  # the choice of a file first
-    parts = [{key: found[key] for key in varying if key in found} for found in values]
+    parts = [
+        {key: value for key, value in chosen.items() if value is not None} for chosen in override_values(overrides)
+    ]
     short = [
         ", ".join(_short(key, value) for key, value in chosen.items() if value != "null") or "all" for chosen in parts
     ]
     whole = [", ".join(f"{key}={value}" for key, value in chosen.items()) for chosen in parts]
     return short if len(set(zip(short, whole, strict=True))) == len(set(short)) else whole
+
+
+def override_values(overrides: Sequence[Sequence[str]]) -> list[dict[str, str | None]]:
+    """What each run of a sweep varies, but for its seed: the same keys for all, None where one was left alone."""
+    values = [_by_key(lines) for lines in overrides]
+    keys = dict.fromkeys(key for found in values for key in found if key.split(".")[0] not in NOT_VARYING)
+    varying = [key for key in keys if is_defining(key) and len({found.get(key) for found in values}) > 1]
+    varying.sort(key=lambda key: "." in key)  # the choice of a file first
+    return [{key: found.get(key) for key in varying} for found in values]
 
 
 def _short(key: str, value: str) -> str:

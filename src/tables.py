@@ -9,6 +9,8 @@ from rich.table import Table
 
 from src.figures import plot_overlays
 from src.files import write_csv
+from src.masks import FILE as MASKS
+from src.masks import write_masks
 
 if TYPE_CHECKING:
     from src.evaluate import Evaluation
@@ -22,8 +24,9 @@ TABLES = (  # printed where they were computed
 
 
 def write_evaluation(evaluation: "Evaluation", folder: Path, title: str) -> None:
-    """per_image.csv, strata.csv, lens.csv, and figures: best, median and worst by Dice, and more of the worst."""
+    """per_image.csv, masks.npz, strata.csv, lens.csv; figures: best, median and worst by Dice, more of the worst."""
     write_csv(folder / "per_image.csv", evaluation.rows)
+    write_masks(folder / MASKS, evaluation.rows, evaluation.masks)
     for name, tables in (("strata", evaluation.strata), ("lens", evaluation.lens)):
         if tables:
             write_csv(

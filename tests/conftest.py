@@ -1,6 +1,8 @@
 """What every test shares: no network, no leftover settings, small configs, one trained run."""
 
+import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", CUDA_VISIBLE_DEVICES="")
 os.environ["EMISNET_CACHE"] = ""  # no test leaves pixels in the home of whoever runs it
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -15,6 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from src.config import chosen, complete_config
+from src.files import read_csv
+from src.study import StudyRun, write_plan
 from src.train import train
 
 REPO = Path(__file__).resolve().parent.parent
@@ -82,3 +87,24 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path_factory.mktemp('trained')}")
     train(config)
     return Path(config["run_dir"])
+
+
+@pytest.fixture
+def study(tmp_path: Path, trained_run: Path) -> tuple[Path, list[StudyRun]]:
+    """Two variants with three seeds each: copies of one run whose Dice was set, by image and seed, to known values."""
+    generator, runs = np.random.default_rng(0), []
+    for variant, better in (("plain", 0.0), ("bold", 0.1)):
+        for seed in range(3):
+            name = f"{variant}-seed{seed}"
+            shutil.copytree(trained_run, tmp_path / name)
+            path = tmp_path / name / "per_image.csv"
+            rows = read_csv(path)
+            for i, row in enumerate(rows):
+                row["dice"] = str(0.3 + 0.05 * i + better + 0.01 * generator.standard_normal())
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+            runs.append(StudyRun(name, variant, seed, 1, 1))
+    write_plan(tmp_path, runs, command=[], commit="")
+    return tmp_path, runs

@@ -1,6 +1,5 @@
 """Where a study stands, and its table: from rows alone, of one protocol, against an independent calculation."""
 
-import csv
 import json
 import shutil
 import subprocess
@@ -12,33 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.comparison import compare, markdown, read_results, run_rows
+from src.comparison import compare, read_results
 from src.files import read_csv
-from src.report import print_status, write_report
-from src.study import StudyRun, study_states, write_plan
+from src.report import Request, print_status, write_report
+from src.reporting.texts import markdown, run_rows
+from src.study import StudyRun, study_states
 
 from .conftest import REPO
-
-
-@pytest.fixture
-def study(tmp_path: Path, trained_run: Path) -> tuple[Path, list[StudyRun]]:
-    """Two variants with three seeds each: copies of one run whose Dice was set, by image and seed, to known values."""
-    generator, runs = np.random.default_rng(0), []
-    for variant, better in (("plain", 0.0), ("bold", 0.1)):
-        for seed in range(3):
-            name = f"{variant}-seed{seed}"
-            shutil.copytree(trained_run, tmp_path / name)
-            path = tmp_path / name / "per_image.csv"
-            rows = read_csv(path)
-            for i, row in enumerate(rows):
-                row["dice"] = str(0.3 + 0.05 * i + better + 0.01 * generator.standard_normal())
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-            runs.append(StudyRun(name, variant, seed, 1, 1))
-    write_plan(tmp_path, runs, command=[], commit="")
-    return tmp_path, runs
 
 
 def dice_of(folder: Path, run: StudyRun, part: str) -> np.ndarray:
@@ -77,7 +56,7 @@ def test_files_hold_a_row_per_run_that_leads_back_to_it(
     study: tuple[Path, list[StudyRun]], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder, runs = study
-    table = write_report(folder, tmp_path / "out", ["dice"])
+    table = write_report(Request(folder, runs, tmp_path / "out", "mine", metrics=["dice"]))
     rows = read_csv(tmp_path / "out" / "results.csv")
     assert [row["run"] for row in rows] == [run.name for run in runs] and rows == [
         {key: str(value) for key, value in row.items()} for row in run_rows(table)
@@ -97,7 +76,10 @@ def test_runs_of_two_protocols_do_not_share_a_table(study: tuple[Path, list[Stud
     metrics["protocol"] |= {"id": "another", "size": [64, 64]}
     path.write_text(json.dumps(metrics))
     results, part = read_results(folder, runs)
-    with pytest.raises(ValueError, match=r"different protocols; they differ in size\."):
+    with pytest.raises(
+        ValueError,
+        match=r"2 different protocols; they differ in size:\n  - 5 runs, such as plain-seed0: size=\[32, 32\]\n.*64",
+    ):
         compare(results, part=part, metrics=["dice"])
 
 
@@ -156,7 +138,7 @@ def test_unfinished_runs_are_left_out_and_told(
 ) -> None:
     folder, runs = study
     (folder / runs[0].name / "status.json").write_text('{"state": "failed", "reason": "ValueError: no"}')
-    table = write_report(folder, folder, ["dice"])
+    table = write_report(Request(folder, runs, folder / "report", "mine", metrics=["dice"]))
     assert table.rows[0].scores["dice"].n == 2 and "1 of 6 runs are not finished" in capsys.readouterr().out
     assert "| plain | 2 |" in markdown(table)
     print_status(folder, study_states(folder))

@@ -1,0 +1,92 @@
+"""The masks of a run's scored images, small, so that a report can lay them over each other without the network.
+
+    masks.npz   ids, parts (n,) str; shapes (n, 2) height and width; bits: the masks' rows packed, one after another
+
+Scores never come from these: they are made at native size, and stand in per_image.csv.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from src.files import replacing
+
+SIDE = 256  # px, the longer side at most: 88 masks take about 50 kB
+FILE = "masks.npz"
+
+
+def small_mask(pred: np.ndarray) -> np.ndarray:
+    """(H, W) bool, shrunk to SIDE: a pixel is foreground where at least half of what it covers is."""
+    scale = min(1, SIDE / max(pred.shape))
+    size = max(1, round(pred.shape[1] * scale)), max(1, round(pred.shape[0] * scale))
+    covered = cv2.resize(pred.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
+    return covered >= 128
+
+
+def write_masks(path: Path, rows: Iterable[Mapping[str, Any]], masks: Sequence[np.ndarray]) -> None:
+    """`rows` are those of per_image.csv, one of `masks` (from `small_mask`) each."""
+    rows = list(rows)
+    with replacing(path) as file:
+        np.savez_compressed(
+            file,
+            ids=np.array([row["id"] for row in rows], dtype=str),
+            parts=np.array([row["part"] for row in rows], dtype=str),
+            shapes=np.array([mask.shape for mask in masks], dtype=np.int32).reshape(-1, 2),
+            bits=np.concatenate([np.packbits(mask) for mask in masks] or [np.empty(0, np.uint8)]),
+        )
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks of some images in the order of `ids`: image i is `bits[starts[i]:starts[i + 1]]`, of `shapes[i]`."""
+
+    ids: Sequence[str]
+    shapes: np.ndarray
+    bits: np.ndarray
+    starts: np.ndarray
+
+    def mask(self, id_: str) -> np.ndarray:
+        """(h, w) bool."""
+        i = list(self.ids).index(id_)
+        height, width = self.shapes[i].tolist()
+        packed = self.bits[self.starts[i] : self.starts[i + 1]]
+        return np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool)
+
+
+def read_masks(path: Path, part: str) -> Masks:
+    """The masks of one part, by id. ValueError names a file that does not hold what it should."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            ids, parts, shapes, bits = (held[key] for key in ("ids", "parts", "shapes", "bits"))
+        lengths = -(-shapes.prod(axis=1) // 8)
+        if len(ids) != len(parts) or len(ids) != len(shapes) or lengths.sum() != len(bits):
+            raise ValueError("its arrays do not belong together")
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} holds no masks ({type(error).__name__}: {error}).") from error
+    ends = lengths.cumsum()
+    wanted = [int(i) for i in np.flatnonzero(parts == part)]
+    wanted.sort(key=lambda i: ids[i])
+    chosen = [bits[ends[i] - lengths[i] : ends[i]] for i in wanted]
+    return Masks(
+        [str(ids[i]) for i in wanted],
+        shapes[wanted],
+        np.concatenate(chosen or [np.empty(0, np.uint8)]),
+        np.concatenate([[0], lengths[wanted].cumsum()]).astype(int),
+    )
+
+
+def changes(a: Masks, b: Masks) -> np.ndarray:
+    """1 - IoU of each image's two masks (images,); 0 where both are empty. ValueError for masks of other images."""
+    if list(a.ids) != list(b.ids) or not np.array_equal(a.shapes, b.shapes):
+        raise ValueError("masks of different images do not compare.")
+    both, either = (
+        np.add.reduceat(np.bitwise_count(bits).astype(np.int64), a.starts[:-1])
+        for bits in (a.bits & b.bits, a.bits | b.bits)
+    )
+    return 1 - np.where(either > 0, both / np.maximum(either, 1), 1.0)

@@ -1,0 +1,126 @@
+"""How long a forward pass of each variant takes on this machine: measured when asked for, kept beside the report.
+
+Eager PyTorch, float32, one image, one CPU thread, the network as it was trained (not fused). The variants take turns,
+so that a machine that slows down slows all of them: their ratios are worth more than their milliseconds.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from src.comparison import Table
+from src.files import write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILE = "latency.json"
+WARM_UP, FEWEST, MOST = 3, 10, 100  # forward passes per network
+SECONDS = 30.0  # of measuring; FEWEST come first
+BUSY = 0.3  # load of the machine, in processes that run, above which a time says little
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median and 95th percentile of `n` forward passes, ms."""
+
+    median: float
+    p95: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """`by_variant`, and in words what they were measured on."""
+
+    by_variant: Mapping[str, Latency]
+    conditions: str
+
+
+def time_nets(nets: Sequence["nn.Module"], shape: tuple[int, int, int, int], seconds: float = SECONDS) -> list[Latency]:
+    """One forward pass of each in turn, on one thread, until `seconds` are over; `shape` is that of the image."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        times: list[list[float]] = [[] for _ in nets]
+        with torch.inference_mode():
+            for net in nets:
+                for _ in range(WARM_UP):
+                    net.eval()(image)
+            end = time.perf_counter() + seconds
+            while len(times[-1]) < FEWEST or (time.perf_counter() < end and len(times[-1]) < MOST):
+                for net, taken in zip(nets, times, strict=True):
+                    begun = time.perf_counter()
+                    net(image)
+                    taken.append(1000 * (time.perf_counter() - begun))
+    finally:
+        torch.set_num_threads(threads)
+    return [Latency(float(np.median(taken)), float(np.quantile(taken, 0.95)), len(taken)) for taken in times]
+
+
+def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Latencies:
+    """Times every variant of a table and keeps that in the file `path`."""
+    from src.build import build_net
+
+    load = os.getloadavg()[0]
+    firsts = {name: results[0] for name, results in table.variants.items()}
+    shapes = {_shape(result.metrics) for result in firsts.values()}
+    by_key: dict[str, Latency] = {}
+    for shape in shapes:
+        keys = {_key(r.config["model"], shape): r for r in firsts.values() if _shape(r.metrics) == shape}
+        nets = [build_net(result.config["model"], quiet=True) for result in keys.values()]
+        by_key |= zip(keys, time_nets(nets, shape, seconds / len(shapes)), strict=True)
+    import torch
+
+    sizes = " / ".join(sorted(f"{height}x{width}" for _, _, height, width in shapes))
+    conditions = (
+        f"one image of {sizes} px, eager PyTorch {torch.__version__}, "
+        f"float32, not fused, one thread of {processor()}, load before {load:.1f}, {time.strftime('%Y-%m-%d')}"
+    )
+    if load > BUSY:
+        conditions += " (the machine was busy: measure again when it is idle)"
+    write_json(path, {"conditions": conditions, "networks": {key: asdict(value) for key, value in by_key.items()}})
+    return Latencies(
+        {name: by_key[_key(r.config["model"], _shape(r.metrics))] for name, r in firsts.items()}, conditions
+    )
+
+
+def kept_latencies(table: Table, path: Path) -> Latencies | None:
+    """What an earlier call measured; None if nothing, or not all of these networks."""
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    firsts = {name: results[0] for name, results in table.variants.items()}
+    keys = {name: _key(result.config["model"], _shape(result.metrics)) for name, result in firsts.items()}
+    if not set(keys.values()) <= kept["networks"].keys():
+        return None
+    return Latencies({name: Latency(**kept["networks"][key]) for name, key in keys.items()}, kept["conditions"])
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
+
+
+def _shape(metrics: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    batch, channels, height, width = metrics["cost"]["input_shape"]
+    return batch, channels, height, width
+
+
+def _key(model: Mapping[str, Any], shape: Sequence[int]) -> str:
+    """Networks of one config are one network, whatever a study calls them."""
+    return hashlib.sha256(json.dumps([model, list(shape)], sort_keys=True, default=str).encode()).hexdigest()[:12]
