@@ -1,6 +1,7 @@
 """Where a study stands, and its table: from rows alone, of one protocol, against an independent calculation."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from src.comparison import compare, read_results
-from src.files import read_csv
+from src.files import read_csv, write_csv
 from src.report import Request, print_status, write_report
-from src.reporting.texts import markdown, run_rows
-from src.study import StudyRun, study_states
+from src.reporting.texts import latex, markdown, p_text, run_rows, table_rows
+from src.study import StudyRun, directory_runs, study_question, study_states, write_plan
 
-from .conftest import REPO
+from .conftest import REPO, TINY, TINY_MODEL, config_of
 
 
 def dice_of(folder: Path, run: StudyRun, part: str) -> np.ndarray:
@@ -154,3 +156,101 @@ def test_the_command_answers_an_unknown_study_in_one_line(study: tuple[Path, lis
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Studies there: mine." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_latex_and_csv_hold_what_the_table_holds(study: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
+    folder, runs = study
+    results, part = read_results(folder, runs)
+    results = [
+        replace(result, run=replace(result.run, variant=result.run.variant.replace("bold", "b_1 & 50 %")))
+        for result in results
+    ]
+    table = compare(results, part=part, metrics=["dice"])
+    lines = latex(table).splitlines()
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert len(body) == 2 and all(len(re.findall(r"(?<!\\)&", line)) == 7 and line.endswith(r" \\") for line in body)
+    assert body[1].startswith(r"b\_1 \& 50 \% & 3 & ") and r" $+$0." in body[1] and r"$\pm$" in body[0]
+    assert not re.search(r"(?<!\\)[_%#]", "\n".join(body)) and "|" not in body[0]
+    write_csv(tmp_path / "table.csv", table_rows(table))
+    for row, of in zip(read_csv(tmp_path / "table.csv"), table.rows, strict=True):
+        assert (float(row["dice"]), float(row["dice_std"])) == (of.scores["dice"].mean, of.scores["dice"].std)
+        assert row["p_holm"] == ("" if of.difference is None else str(of.p_holm))
+
+
+def test_small_p_values_are_never_zero() -> None:
+    assert [p_text(p) for p in (0.0, 0.0009, 0.001, 0.25)] == ["< 0.001", "< 0.001", "0.001", "0.250"]
+
+
+def test_a_report_leaves_tables_plots_and_a_page(study: tuple[Path, list[StudyRun]]) -> None:
+    folder, runs = study
+    write_report(Request(folder, runs, folder / "report", "mine", figures="svg"))
+    names = {str(path.relative_to(folder / "report")) for path in (folder / "report").rglob("*") if path.is_file()}
+    plots = {f"figures/{name}.svg" for name in ("pareto", "distributions", "curves", "strata", "parallel", "overlays")}
+    assert names == {"table.md", "table.csv", "table.tex", "results.csv", "report.html", *plots}
+    drawn = (folder / "report" / "figures" / "pareto.svg").read_text()
+    assert "per-image means at native size" in drawn.replace("\n", " ") or "<use" in drawn  # text as outlines
+    with pytest.raises(ValueError, match="figures=gif"):
+        write_report(Request(folder, runs, folder / "report", "mine", figures="gif"))
+
+
+# ---- any run directories
+
+
+def configs_of(folder: Path, *overrides: list[str]) -> list[Path]:
+    """Run directories that hold nothing but a config."""
+    paths = []
+    for number, typed in enumerate(overrides):
+        model = () if any(word.startswith("model=") for word in typed) else TINY_MODEL
+        config = config_of(*model, *TINY, *typed)
+        path = folder / f"run{number}"
+        path.mkdir()
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+        paths.append(path)
+    return paths
+
+
+def test_directories_are_named_by_what_differs(tmp_path: Path) -> None:
+    paths = configs_of(
+        tmp_path,
+        ["seed=0"],
+        ["seed=1"],
+        ["optim.lr=0.5"],
+        ["model=unet", "loss=dice"],
+        ["seed=0"],  # the first once more
+    )
+    found = directory_runs([tmp_path / "run*"])
+    assert [Path(run.name) for run in found] == paths[:4] and [run.seed for run in found] == [0, 1, 0, 0]
+    assert [run.variant for run in found] == [
+        "emisnet_plus, loss=bce_dice, optim.lr=0.001",
+        "emisnet_plus, loss=bce_dice, optim.lr=0.001",
+        "emisnet_plus, loss=bce_dice, optim.lr=0.5",
+        "unet, loss=dice",
+    ]
+
+
+def test_what_is_no_run_directory_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run=.*nothing.*no run directory"):
+        directory_runs([tmp_path / "nothing*"])
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.yaml"):
+        directory_runs([tmp_path])
+
+
+def test_two_ways_to_ask_and_no_third(study: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
+    folder, runs = study
+    base = [sys.executable, "-m", "src.report"]
+    neither = subprocess.run(base, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert neither.returncode == 2 and "which runs?" in neither.stderr
+    wanted = [f"run=[{folder}/plain-seed*]", f"out={tmp_path / 'out'}", "metrics=dice"]
+    done = subprocess.run([*base, *wanted], cwd=REPO, capture_output=True, text=True, timeout=120)
+    # copies of one run are one run: the first
+    assert done.returncode == 0 and "| emisnet_plus | 1 |" in done.stdout, done.stderr
+    assert read_csv(tmp_path / "out" / "results.csv")[0]["run"] == str(folder / runs[0].name)
+
+
+def test_a_study_tells_its_question(tmp_path: Path) -> None:
+    write_plan(tmp_path, [], command=["experiment=sweep_dilation", "data=glas"], commit="")
+    assert study_question(tmp_path) == (
+        "Does the dilation of the context branch matter, with its published 1x1 kernel and with a 3x3 one?"
+    )
+    write_plan(tmp_path, [], command=["-m", "model=emisnet,unet"], commit="")
+    assert study_question(tmp_path) == "" and study_question(tmp_path / "nothing") == ""
