@@ -14,7 +14,7 @@ import numpy as np
 
 from src.rundir import RunDir
 from src.scoring import read_rows
-from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds, paired_difference
+from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds, paired_difference, seeds_p
 from src.study import StudyRun
 
 CHARGED = "_charged"
@@ -41,7 +41,8 @@ class Result:
 @dataclass(frozen=True)
 class Row:
     """One variant: `scores` by metric over its seeds, cost, and its difference to the reference in the first metric
-    (None for the reference itself) with Holm's p over the table."""
+    (None for the reference itself) with Holm's p over the table: that over images, and that over seeds (NaN where it
+    cannot be told)."""
 
     variant: str
     params: int
@@ -49,6 +50,7 @@ class Row:
     scores: Mapping[str, OverSeeds]
     difference: PairedDifference | None
     p_holm: float
+    p_seeds: float
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,9 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
         name: None if name == reference else paired_difference(found, scores[reference])
         for name, found in scores.items()
     }
-    adjusted = holm([found.p if found else float("nan") for found in differences.values()])
+    nothing = float("nan")
+    adjusted = holm([found.p if found else nothing for found in differences.values()])
+    over = holm([nothing if name == reference else seeds_p(scores[name], scores[reference]) for name in variants])
     rows = [
         Row(
             name,
@@ -156,8 +160,9 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
             {metric: over_seeds([result.mean(metric) for result in found]) for metric in metrics},
             differences[name],
             float(p),
+            float(p_seeds),
         )
-        for (name, found), p in zip(variants.items(), adjusted, strict=True)
+        for (name, found), p, p_seeds in zip(variants.items(), adjusted, over, strict=True)
     ]
     return Table(rows, reference, tuple(metrics), part, len(results[0].rows), results)
 

@@ -44,6 +44,8 @@ def test_means_spreads_and_differences_are_those_of_the_rows(study: tuple[Path, 
     by_image = values[1].mean(axis=0) - values[0].mean(axis=0)
     assert difference.mean == pytest.approx(by_image.mean()) and difference.low < by_image.mean() < difference.high
     assert table.rows[1].p_holm == pytest.approx(stats.wilcoxon(by_image).pvalue)
+    seeds = values.mean(axis=2)
+    assert table.rows[1].p_seeds == pytest.approx(stats.ttest_ind(seeds[1], seeds[0], equal_var=False).pvalue)
 
 
 def test_the_part_and_the_reference_can_be_chosen(study: tuple[Path, list[StudyRun]]) -> None:
@@ -67,7 +69,7 @@ def test_files_hold_a_row_per_run_that_leads_back_to_it(
         row["commit"] and row["protocol"] and row["split_hash"] and (folder / row["run"]).is_dir() for row in rows
     )
     text = (tmp_path / "out" / "table.md").read_text()
-    assert text.strip() in capsys.readouterr().out and text.count("|") == 4 * 9
+    assert text.strip() in capsys.readouterr().out and text.count("|") == 4 * 10
     assert "6 test images" in text and "mode full" in text and "| plain | 3 |" in text
 
 
@@ -168,17 +170,23 @@ def test_latex_and_csv_hold_what_the_table_holds(study: tuple[Path, list[StudyRu
     table = compare(results, part=part, metrics=["dice"])
     lines = latex(table).splitlines()
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
-    assert len(body) == 2 and all(len(re.findall(r"(?<!\\)&", line)) == 7 and line.endswith(r" \\") for line in body)
+    assert len(body) == 2 and all(len(re.findall(r"(?<!\\)&", line)) == 8 and line.endswith(r" \\") for line in body)
     assert body[1].startswith(r"b\_1 \& 50 \% & 3 & ") and r" $+$0." in body[1] and r"$\pm$" in body[0]
     assert not re.search(r"(?<!\\)[_%#]", "\n".join(body)) and "|" not in body[0]
     write_csv(tmp_path / "table.csv", table_rows(table))
     for row, of in zip(read_csv(tmp_path / "table.csv"), table.rows, strict=True):
         assert (float(row["dice"]), float(row["dice_std"])) == (of.scores["dice"].mean, of.scores["dice"].std)
-        assert row["p_holm"] == ("" if of.difference is None else str(of.p_holm))
+        assert row["p_images_holm"] == ("" if of.difference is None else str(of.p_holm))
 
 
 def test_small_p_values_are_never_zero() -> None:
-    assert [p_text(p) for p in (0.0, 0.0009, 0.001, 0.25)] == ["< 0.001", "< 0.001", "0.001", "0.250"]
+    assert [p_text(p) for p in (0.0, 0.0009, 0.001, 0.25, float("nan"))] == [
+        "< 0.001",
+        "< 0.001",
+        "0.001",
+        "0.250",
+        "-",
+    ]
 
 
 def test_a_report_leaves_tables_plots_and_a_page(study: tuple[Path, list[StudyRun]]) -> None:

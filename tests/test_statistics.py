@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.statistics import Scores, holm, over_seeds, paired_difference, rank_stability
+from src.statistics import Scores, holm, over_seeds, paired_difference, rank_stability, seeds_p
 
 
 def ids(n: int) -> list[str]:
@@ -129,6 +129,33 @@ def test_false_alarms_in_a_table_are_rare(n: int, decimals: int) -> None:
         corrected += holm(p).min() <= 0.05
     assert corrected / tables <= 0.05 + 3 * (0.05 * 0.95 / tables) ** 0.5
     assert raw / tables > 0.1  # five tests, uncorrected: the simulation can tell
+
+
+def test_equal_methods_whose_seeds_differ_are_told_apart_by_images_and_not_by_seeds() -> None:
+    rng, tables, over_images, over_the_seeds = np.random.default_rng(7), 1000, 0, 0
+    for _ in range(tables):
+        images = rng.normal(0.6, 0.2, 100)
+        noise = rng.normal(0, 0.05, (2, 3, 100)) + rng.normal(0, 0.01, (2, 3, 1))
+        a, b = (scored(images + of) for of in noise)
+        over_images += paired_difference(a, b, resamples=1).p <= 0.05
+        over_the_seeds += seeds_p(a, b) <= 0.05
+    assert over_images / tables > 0.25  # which is why the other test stands beside it
+    assert over_the_seeds / tables <= 0.05 + 3 * (0.05 * 0.95 / tables) ** 0.5
+
+
+def test_seeds_p_by_hand() -> None:
+    a, b = np.array([[0.8, 0.6], [0.82, 0.62], [0.84, 0.64]]), np.array([[0.7, 0.7], [0.72, 0.72]])
+    variances = 0.0004 / 3 + 0.0002 / 2  # of the mean over seeds: 0.70 0.72 0.74, and 0.70 0.72
+    freedom = variances**2 / ((0.0004 / 3) ** 2 / 2 + (0.0002 / 2) ** 2 / 1)
+    expected = 2 * stats.t.sf(0.01 / variances**0.5, freedom)
+    assert seeds_p(scored(a), scored(b)) == pytest.approx(expected) == pytest.approx(seeds_p(scored(b), scored(a)))
+
+
+def test_one_seed_or_seeds_that_do_not_differ_tell_nothing() -> None:
+    several, single = scored(np.array([[0.8, 0.6], [0.9, 0.6]])), scored(np.array([0.8, 0.6]))
+    assert np.isnan(seeds_p(several, single)) and np.isnan(seeds_p(single, several))
+    same = scored(np.array([[0.8, 0.6], [0.6, 0.8]]))
+    assert np.isnan(seeds_p(same, same)) and seeds_p(several, several) == pytest.approx(1)
 
 
 def test_holm_by_hand() -> None:

@@ -5,6 +5,7 @@ page.js only ever puts them in as text.
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def _warnings(table: Table, states: Sequence[RunState]) -> list[str]:
 def _comparison_table(table: Table, latencies: Latencies | None) -> dict[str, Any]:
     first = table.metrics[0]
     heads = ["variant", "seeds", "params (M)", "MACs (G)", *(["latency (ms)", "p95"] if latencies else [])]
-    heads += [*table.metrics, f"{first} - {table.reference}", "95 % CI", "p (Holm)"]
+    heads += [*table.metrics, f"{first} - {table.reference}", "95 % CI", "p (images)", "p (seeds)"]
     rows = []
     for row in table.rows:
         count = row.scores[first].n
@@ -133,9 +134,10 @@ def _comparison_table(table: Table, latencies: Latencies | None) -> dict[str, An
                 Cell(f"{found.mean:+.3f}", found.mean),
                 Cell(f"{found.low:+.3f} to {found.high:+.3f}", found.low),
                 Cell(p_text(row.p_holm), row.p_holm),
+                Cell(p_text(row.p_seeds), "" if math.isnan(row.p_seeds) else row.p_seeds),
             ]
         else:
-            cells += [Cell("reference", 0.0), Cell("", ""), Cell("", "")]
+            cells += [Cell("reference", 0.0), *[Cell("", "")] * 3]
         rows.append({"cells": cells, "reference": row.difference is None})
     return {"heads": heads, "rows": rows}
 

@@ -4,6 +4,7 @@ Every cell leads back to its runs: `run_rows` names, for each, its directory, co
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from src.statistics import OverSeeds
 
 LATEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
-MARKDOWN = {"|": "\\|", "\n": " ", "<": "&lt;", "`": "\\`"}
+MARKDOWN = {"|": "\\|", "\n": " ", "<": "\\<", "`": "\\`"}
 SMALLEST_P = 0.001
 
 
@@ -78,7 +79,8 @@ def table_rows(table: Table, latencies: Latencies | None = None) -> list[dict[st
                 "ci_low": difference.low if difference else "",
                 "ci_high": difference.high if difference else "",
                 "p": difference.p if difference else "",
-                "p_holm": row.p_holm if difference else "",
+                "p_images_holm": row.p_holm if difference else "",
+                "p_seeds_holm": row.p_seeds if difference and not math.isnan(row.p_seeds) else "",
             }
         )
     return rows
@@ -119,7 +121,7 @@ def _cells(table: Table, latencies: Latencies | None) -> tuple[list[str], list[l
     """Heads and rows of the table that is read."""
     first = table.metrics[0]
     heads = ["variant", "seeds", "params (M)", "MACs (G)", *(["latency (ms)"] if latencies else []), *table.metrics]
-    heads += [f"{first} - {table.reference}", "95 % CI", "p"]
+    heads += [f"{first} - {table.reference}", "95 % CI", "p (images)", "p (seeds)"]
     rows = []
     for row in table.rows:
         cells = [row.variant, str(row.scores[first].n), f"{row.params / 1e6:.3f}", f"{row.macs / 1e9:.3f}"]
@@ -130,11 +132,13 @@ def _cells(table: Table, latencies: Latencies | None) -> tuple[list[str], list[l
 
 def _difference(row: Row) -> list[str]:
     if not (found := row.difference):
-        return [""] * 3
-    return [f"{found.mean:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", p_text(row.p_holm)]
+        return [""] * 4
+    return [f"{found.mean:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", p_text(row.p_holm), p_text(row.p_seeds)]
 
 
 def p_text(p: float) -> str:
+    if math.isnan(p):
+        return "-"
     return f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
 
 
@@ -156,8 +160,8 @@ def caption(table: Table, latencies: Latencies | None = None) -> str:
         f"protocol {protocol['id']}; mean ± std over seeds {seeds}.{chosen} "
         f"Trained at {of('data', 'size')} px, {of('trainer', 'max_epochs')} epochs, batch {of('data', 'batch_size')}; "
         f"code {codes}. Differences are paired over images (seeds averaged "
-        "first): 95 % bootstrap interval, Wilcoxon's p with Holm's correction over the table. They know nothing of "
-        "other seeds: a difference within the spread of the seeds is no finding, whatever its p."
+        "first): 95 % bootstrap interval and Wilcoxon's p (images), which know nothing of other seeds; p (seeds) is "
+        "Welch's t-test of the seeds' means. Both with Holm's correction over the table. A finding needs both."
         + (f" Latency: median, {latencies.conditions}." if latencies else "")
         + (f" Note: {protocol['caveat']}." if protocol.get("caveat") else "")
     )
