@@ -114,10 +114,12 @@ def seeds_p(a: Scores, b: Scores) -> float:
     three such deviations is found in 58 %. NaN with a single seed on a side, or where no seed differs from another.
     """
     one, other = (np.round(np.mean(scores.values, axis=1), DECIMALS) for scores in (a, b))
-    if min(len(one), len(other)) < 2 or not (np.ptp(one) or np.ptp(other)):
+    if min(one.size, other.size) < 2 or not (np.ptp(one) or np.ptp(other)):
         return float("nan")
-    sides = [(means.mean(), means.std(ddof=1), len(means)) for means in (one, other)]
-    return float(stats.ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue)
+    found = stats.ttest_ind_from_stats(
+        one.mean(), one.std(ddof=1), one.size, other.mean(), other.std(ddof=1), other.size, equal_var=False
+    )
+    return float(found.pvalue)
 
 
 def holm(p: ArrayLike) -> Array:
