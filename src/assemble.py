@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +20,7 @@ from src.losses import DeepSupervision
 from src.models.cost import Cost, measure_cost
 from src.ranks import Seat
 from src.rundir import RunDir
+from src.study import planned_variant
 from src.task import SegmentationTask
 
 
@@ -85,5 +87,11 @@ def make_trainer(
 
 def make_logger(config: dict[str, Any], cost: Cost) -> Any:
     logger: Any = instantiate(config["logger"]) if config["logger"].get("_target_") else False
-    loggers.log_config(logger, config, {"params": cost.params, "macs": cost.macs, "flops": cost.flops})
+    shown = {**config, "variant": variant_of(config)}
+    loggers.log_config(logger, shown, {"params": cost.params, "macs": cost.macs, "flops": cost.flops})
     return logger
+
+
+def variant_of(config: dict[str, Any]) -> str:
+    """What to group a run's seeds by in a dashboard: its study's name for it, or the model's."""
+    return planned_variant(Path(config["run_dir"])) or config["choices"]["model"]

@@ -32,6 +32,10 @@ AnyLogger = Logger | Literal[False] | None
 MODES = ("auto", "online", "offline")
 FINISH_SECONDS = 60.0  # how long the end of an online run may wait for its upload; what is missing stays on disk
 LONGEST_SIDE = 512
+OVERLAYS = "overlays"  # where the pictures of masks stand
+BEST = ("best/value", "best/epoch")  # of the monitored metric, in the summary; epochs count from 1
+TAGGED = ("model", "data", "loss")  # groups whose choice is a tag
+IN_HPARAMS = ("dice", "iou", "hd95")  # scores that TensorBoard's HParams tab compares; it shows no more at a glance
 SECRET_KEY = re.compile(r"(^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
 
 
@@ -45,12 +49,16 @@ def wandb_logger(
     group: str | None = None,
     job_type: str | None = None,
     tags: Sequence[str] = (),
+    choices: Mapping[str, str] | None = None,
     init_timeout: float = 5.0,
 ) -> WandbLogger:
     """Starts the W&B run of `run_dir`, or continues it, and returns the Lightning logger that writes to it.
 
     `auto` is online if an API key is found and the server answers, else offline; WANDB_MODE wins over `auto`. Nothing
     is ever asked. A silent server costs `init_timeout` and about 3 s; W&B may add 10 s of grace, so keep it <= 5.
+
+    `choices`, the chosen file of each config group, gives the tags that every run carries, and the group of a run that
+    belongs to no study.
 
     Raises:
         ValueError: `mode` is none of MODES.
@@ -64,14 +72,16 @@ def wandb_logger(
     _finish_wandb(exit_code=1)
     folder = Path(run_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    choices = choices or {}
+    carried = [choices[group] for group in TAGGED if group in choices]
     arguments: dict[str, Any] = {
         "dir": str(folder),
         "project": project,
         "entity": entity,
         "name": name,
-        "group": group,
+        "group": group or choices.get("data"),
         "job_type": job_type,
-        "tags": [str(tag) for tag in tags],
+        "tags": list(dict.fromkeys([*carried, *map(str, tags)])),
         "id": _run_id(folder),
         "settings": wandb.Settings(
             silent=True,  # again: the fallback's teardown forgets the one of `_wandb`
@@ -88,6 +98,16 @@ def wandb_logger(
     return WandbLogger(project=project, save_dir=str(folder), log_model=False, experiment=run)
 
 
+def cost_key(name: str) -> str:
+    """Where `params`, `macs` and `flops` stand in a run's summary."""
+    return f"cost/{name}"
+
+
+def score_key(part: str, metric: str) -> str:
+    """Where a score at native size stands in a run's summary."""
+    return f"{part}_native/{metric}"
+
+
 def log_config(logger: AnyLogger, config: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     """Records the plain, resolved config and the model's cost (params, macs, ...). Secrets are left out."""
     if not logger:
@@ -95,7 +115,7 @@ def log_config(logger: AnyLogger, config: Mapping[str, Any], cost: Mapping[str, 
     shown = {**_hide_secrets(config), "cost": dict(cost)}
     if isinstance(logger, WandbLogger):
         logger.experiment.config.update(shown, allow_val_change=True)
-        log_summary(logger, {f"cost/{key}": value for key, value in cost.items()})
+        log_summary(logger, {cost_key(key): value for key, value in cost.items()})
     else:
         logger.log_hyperparams(shown)
 
@@ -110,6 +130,17 @@ def log_summary(logger: AnyLogger, metrics: Mapping[str, float]) -> None:
         logger.log_metrics(dict(metrics))
 
 
+def log_hparams(logger: AnyLogger, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """What TensorBoard's HParams tab shows of a run: settings beside final numbers. Of other loggers nothing: they have
+    both already.
+
+    Once, at the end: TensorBoard shows no hyperparameters without metrics, and takes each call for another run.
+    """
+    if isinstance(logger, TensorBoardLogger):
+        shown = {key: value for key, value in metrics.items() if key.rpartition("/")[2] in IN_HPARAMS or "cost" in key}
+        logger.log_hyperparams(_hide_secrets(dict(settings)), shown)
+
+
 def log_overlays(logger: AnyLogger, rows: Sequence[Mapping[str, Any]], *, limit: int = 8) -> None:
     """Shows at most `limit` images with true and predicted mask (W&B: one panel; TensorBoard: outlines; else nothing).
 
@@ -119,10 +150,10 @@ def log_overlays(logger: AnyLogger, rows: Sequence[Mapping[str, Any]], *, limit:
     if not logger or not shown:
         return
     if isinstance(logger, WandbLogger):
-        logger.experiment.log({"overlays": [_wandb_image(row) for row in shown]})
+        logger.experiment.log({OVERLAYS: [_wandb_image(row) for row in shown]})
     elif isinstance(logger, TensorBoardLogger):
         for row in shown:
-            logger.experiment.add_image(f"overlays/{_caption(row)}", _outlined(row), dataformats="HWC")
+            logger.experiment.add_image(f"{OVERLAYS}/{_caption(row)}", _outlined(row), dataformats="HWC")
 
 
 def finish(logger: AnyLogger, *, exit_code: int) -> None:
@@ -153,6 +184,11 @@ def _resolve_mode(wandb: ModuleType, mode: str) -> str:
             "W&B: online was asked for, but no API key was found (WANDB_API_KEY or `wandb login`): going offline."
         )
     return "offline"  # online without a key would ask for one
+
+
+def signed_in() -> bool:
+    """Whether a W&B key can be found, without asking anybody."""
+    return _has_key(_wandb().setup().settings)
 
 
 def _has_key(settings: Any) -> bool:

@@ -143,6 +143,13 @@ def study_question(folder: Path) -> str:
     return question[:1].upper() + question[1:]
 
 
+def planned_variant(run_dir: Path) -> str | None:
+    """What the study in whose folder a run lies calls it; None for a run of no study, or of a search."""
+    path = run_dir.parent / PLAN
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    return next((run["variant"] for run in runs if run["name"] == run_dir.name), None)
+
+
 def _begun(folder: Path, search: Mapping[str, Any]) -> list[StudyRun]:
     """The trials of a search: those whose overrides, but for the keys it chooses, are those of its command."""
     found = [RunDir(path.parent).config() | {"name": path.parent.name} for path in sorted(folder.glob("*/config.yaml"))]
@@ -184,6 +191,13 @@ def override_values(overrides: Sequence[Sequence[str]]) -> list[dict[str, str | 
     varying = [key for key in keys if is_defining(key) and len({found.get(key) for found in values}) > 1]
     varying.sort(key=lambda key: "." in key)  # the choice of a file first
     return [{key: found.get(key) for key in varying} for found in values]
+
+
+def settings_to_compare(config: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """A run's variant, seed, chosen files and what else was typed of it: few enough to stand in columns."""
+    chosen = {group: config["choices"][group] for group in GROUPS if group in config["choices"]}
+    typed = {key: value for key, value in _by_key(config["overrides"] or []).items() if "." in key and is_defining(key)}
+    return {"variant": variant, "seed": config["seed"], **chosen, **typed}
 
 
 def _short(key: str, value: str) -> str:

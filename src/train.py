@@ -25,6 +25,7 @@ from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_abo
 from src.rundir import RunDir, provenance
 from src.runlog import logged_to
 from src.slurm import in_grace
+from src.study import settings_to_compare
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
@@ -159,6 +160,7 @@ def _score(
 ) -> float:
     """Scores the best checkpoint at native size; writes metrics, rows and pictures and says where they are."""
     from src import loggers
+    from src.assemble import variant_of
     from src.evaluate import evaluate_run, keep_evaluation
     from src.figures import plot_curves
     from src.inference import checked_modes, read_checkpoint
@@ -183,12 +185,14 @@ def _score(
     plot_curves(history, run.figures / "curves.png", config["monitor"], epoch)
     part = list(evaluation.scores)[-1]
     native = {
-        f"{part}_native/{name}": value
+        loggers.score_key(part, name): value
         for part, row in evaluation.scores.items()
         for name, value in row.items()
         if value is not None
     }
-    loggers.log_summary(logger, native)
+    loggers.log_summary(logger, native | dict(zip(loggers.BEST, (value, epoch + 1), strict=True)))
+    costs = {loggers.cost_key(key): getattr(cost, key) for key in ("params", "macs")}
+    loggers.log_hparams(logger, settings_to_compare(config, variant_of(config)), native | costs)
     loggers.log_overlays(logger, evaluation.samples([row for row in evaluation.rows if row["part"] == part][:PANEL]))
     print_scores(evaluation, f"{run.path.name}: {cost.params / 1e6:.3f} M params, {cost.macs / 1e9:.3f} GMACs")
     for mode in checked_modes(config["modes"])[1:]:

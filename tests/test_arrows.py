@@ -37,7 +37,7 @@ ROOMS = {
     "study.py": {"src.files", "src.rundir"},
     "reporting": {
         *("src.comparison", "src.figures", "src.files", "src.masks", "src.reporting", "src.rundir", "src.scoring"),
-        *("src.statistics", "src.study", "src.subject"),
+        *("src.statistics", "src.study", "src.subject", "src.loggers"),
     },
     "reporting/latency.py": {"src.build", "src.comparison", "src.files"},
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
@@ -47,7 +47,7 @@ ROOMS = {
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
-HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py"}
+HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py", "dashboard.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -27,7 +27,10 @@ from PIL import Image
 
 from src import loggers
 
+from .wandb_files import private_wandb, read, run_files, summary
+
 ROOT = Path(__file__).parents[1]
+__all__ = ["private_wandb"]  # a fixture of every test here
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {"model": {"channels": [8, 16]}, "seed": 0, "data": {"api_key": "do-not-log", "num_tokens": 3}}
 COST = {"params": 123, "macs": 0.5}
@@ -85,7 +88,7 @@ class FakeServer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, _private_wandb: None) -> Iterator[type[FakeServer]]:
+def server(monkeypatch: pytest.MonkeyPatch, private_wandb: None) -> Iterator[type[FakeServer]]:
     FakeServer.hangs.clear()
     FakeServer.history.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), FakeServer) as http:
@@ -98,21 +101,6 @@ def server(monkeypatch: pytest.MonkeyPatch, _private_wandb: None) -> Iterator[ty
         FakeServer.hangs.clear()
         loggers.finish(None, exit_code=0)
         http.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def _private_wandb(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, no user settings, no folder outside the test; the open run of a test never reaches the next one."""
-    home = tmp_path_factory.mktemp("home")
-    for variable in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(variable)
-    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "HOME"):
-        monkeypatch.setenv(variable, str(home))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield
-    loggers.finish(None, exit_code=0)
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()  # W&B reads the environment once: the next test needs it read again
 
 
 class Toy(LightningModule):
@@ -153,19 +141,6 @@ def _start(run_dir: Path, **options: Any) -> Any:
     return loggers.wandb_logger(**{"run_dir": str(run_dir), "project": "p", "name": "n", "mode": "offline", **options})
 
 
-def _run_files(run_dir: Path) -> list[Path]:
-    return sorted((run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
-
-
-def _read(path: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(path)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    return json.loads(_read(path, "--summary"))
-
-
 def _rows(count: int, height: int = 40, width: int = 60) -> list[dict[str, Any]]:
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[5:20, 5:20] = 1
@@ -185,7 +160,8 @@ def _python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def _conf(name: str, run_dir: Path) -> Any:
-    given = {"run_dir": str(run_dir), "run_name": "n", "study": "ablation", "tags": ["seed0", "kvasir"]}
+    chosen = {"model": "emisnet", "data": "glas", "loss": "dice", "trainer": "default"}
+    given = {"run_dir": str(run_dir), "run_name": "n", "study": "ablation", "tags": ["seed0", "glas"], "choices": chosen}
     return OmegaConf.merge(given, {"logger": OmegaConf.load(ROOT / "conf" / "logger" / f"{name}.yaml")}).logger
 
 
@@ -199,16 +175,16 @@ def test_an_offline_run_records_everything(tmp_path, capfd, caplog, monkeypatch)
     loggers.log_summary(logger, {"test/dice": 0.8})
     loggers.finish(logger, exit_code=0)
 
-    (path,) = _run_files(tmp_path)
-    seen = _summary(path)
+    (path,) = run_files(tmp_path)
+    seen = summary(path)
     assert seen["config"]["model"] == CONFIG["model"] and seen["config"]["seed"] == 0
     assert seen["config"]["data"] == {"api_key": "<hidden>", "num_tokens": 3}
     assert seen["config"]["cost"] == COST and seen["summary"]["cost/params"] == 123
-    assert (seen["project"], seen["name"], seen["tags"]) == ("emisnet", "n", ["seed0", "kvasir"])
+    assert (seen["project"], seen["name"], seen["tags"]) == ("emisnet", "n", ["emisnet", "glas", "dice", "seed0"])
     assert (seen["exit_code"], seen["state"]) == (0, "finished")
     assert seen["summary"]["test/dice"] == 0.8
     assert seen["summary"]["val/dice"]["max"] == pytest.approx(0.9)  # the best, not the last
-    records = [json.loads(line) for line in _read(path).splitlines()]
+    records = [json.loads(line) for line in read(path).splitlines()]
     (run,) = [record["run"] for record in records if record["type"] == "run"]
     assert (run["run_group"], run["job_type"]) == ("ablation", "train")
     curve = [r["history"]["item"] for r in records if r["type"] == "history" and "val/dice" in r["history"]["item"]]
@@ -238,8 +214,8 @@ def test_two_runs_of_one_process_never_merge(tmp_path):
     second = _start(tmp_path / "b")  # the first job has died without `finish`
     loggers.log_config(second, {"lr": 0.2}, {})
     loggers.finish(second, exit_code=0)
-    (a,), (b,) = _run_files(tmp_path / "a"), _run_files(tmp_path / "b")
-    seen = [_summary(path) for path in (a, b)]
+    (a,), (b,) = run_files(tmp_path / "a"), run_files(tmp_path / "b")
+    seen = [summary(path) for path in (a, b)]
     assert [(run["config"]["lr"], run["exit_code"]) for run in seen] == [(0.1, 1), (0.2, 0)]
     assert seen[0]["run_id"] != seen[1]["run_id"]
 
@@ -247,8 +223,8 @@ def test_two_runs_of_one_process_never_merge(tmp_path):
 def test_a_failure_is_recorded_even_without_the_logger(tmp_path):
     _start(tmp_path)
     loggers.finish(None, exit_code=1)  # as in `finally`, when what came after the start has raised
-    (path,) = _run_files(tmp_path)
-    assert _summary(path)["exit_code"] == 1
+    (path,) = run_files(tmp_path)
+    assert summary(path)["exit_code"] == 1
 
 
 def test_a_resumed_directory_continues_its_run_and_sync_appends(tmp_path, server):
@@ -258,9 +234,9 @@ def test_a_resumed_directory_continues_its_run_and_sync_appends(tmp_path, server
             logger.log_metrics({"val/dice": epoch / 10, "epoch": epoch}, step=epoch)
         loggers.finish(logger, exit_code=0)
         time.sleep(1.1)  # the folders of the parts are named by the second
-    assert len(_run_files(tmp_path)) == 2
+    assert len(run_files(tmp_path)) == 2
     run_id = (tmp_path / "wandb_id.txt").read_text().strip()
-    assert {path.stem for path in _run_files(tmp_path)} == {f"run-{run_id}"}
+    assert {path.stem for path in run_files(tmp_path)} == {f"run-{run_id}"}
     command = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "wandb")]
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     assert [row["epoch"] for row in server.history[run_id]] == [0, 1, 2, 3, 4, 5]
@@ -269,7 +245,7 @@ def test_a_resumed_directory_continues_its_run_and_sync_appends(tmp_path, server
 def test_a_network_that_dies_during_training_does_not_hold_the_end(tmp_path, server, monkeypatch, caplog):
     monkeypatch.setattr(loggers, "FINISH_SECONDS", 2.0)
     logger = _start(tmp_path, mode="auto")
-    assert not logger.experiment.offline and not _run_files(tmp_path)
+    assert not logger.experiment.offline and not run_files(tmp_path)
     server.hangs.set()
     logger.log_metrics({"val/dice": 0.5, "epoch": 0}, step=0)
     began = time.monotonic()
@@ -277,7 +253,7 @@ def test_a_network_that_dies_during_training_does_not_hold_the_end(tmp_path, ser
     assert time.monotonic() - began < 10
     assert "upload with: wandb sync --include-online" in caplog.text
     (path,) = (tmp_path / "wandb").glob("run-*/run-*.wandb")
-    assert _summary(path)["summary"]["val/dice"]["max"] == 0.5
+    assert summary(path)["summary"]["val/dice"]["max"] == 0.5
 
 
 def test_a_refused_connection_falls_back_to_offline(tmp_path, monkeypatch, caplog, capfd):
@@ -288,8 +264,8 @@ def test_a_refused_connection_falls_back_to_offline(tmp_path, monkeypatch, caplo
     assert time.monotonic() - began < 20
     loggers.log_summary(logger, {"test/dice": 0.7})
     loggers.finish(logger, exit_code=0)
-    (path,) = _run_files(tmp_path)
-    assert _summary(path)["summary"]["test/dice"] == 0.7
+    (path,) = run_files(tmp_path)
+    assert summary(path)["summary"]["test/dice"] == 0.7
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "going offline (CommError" in warning and FAKE_KEY not in warning
     printed = capfd.readouterr()
@@ -312,7 +288,7 @@ loggers.finish(logger, exit_code=0); print("took", time.monotonic() - began, tim
     assert done.returncode == 0, done.stderr
     took, stamp = (float(word) for word in done.stdout.splitlines()[-1].split()[1:])
     assert took < 20 and ended - stamp < 10
-    assert len(_run_files(tmp_path)) == 1
+    assert len(run_files(tmp_path)) == 1
 
 
 def test_no_key_never_asks_even_on_a_terminal(tmp_path):
@@ -332,7 +308,7 @@ loggers.finish(logger, exit_code=0)
         os.close(terminal)
     assert done.returncode == 0, shown
     assert "no API key was found" in shown and "choice" not in shown.lower()
-    assert len(_run_files(tmp_path)) == 1
+    assert len(run_files(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("key", [None, "not-a-key"])
@@ -340,7 +316,7 @@ def test_no_key_or_a_malformed_one_is_offline(tmp_path, monkeypatch, key):
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     loggers.finish(_start(tmp_path, mode="auto"), exit_code=0)
-    assert len(_run_files(tmp_path)) == 1
+    assert len(run_files(tmp_path)) == 1
 
 
 def test_a_key_in_netrc_is_found(tmp_path, monkeypatch, server):
