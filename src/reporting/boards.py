@@ -15,7 +15,7 @@ from src.loggers import OVERLAYS, cost_key, score_key
 from src.study import GROUPS
 
 COSTS = ("params", "macs")
-CURVES = ("val/dice", "val/loss", "train/dice", "train/loss")
+CURVES = ("val/dice", "val/loss", "train/dice", "train/loss_epoch")  # the last: Lightning's name beside that of steps
 VARIANT = "variant"  # of a run's config: what its seeds are grouped by
 MOST_RUNS = 100  # in one plot; W&B shows 10 unless told
 
