@@ -153,7 +153,8 @@ def log_overlays(logger: AnyLogger, rows: Sequence[Mapping[str, Any]], *, limit:
         logger.experiment.log({OVERLAYS: [_wandb_image(row) for row in shown]})
     elif isinstance(logger, TensorBoardLogger):
         for row in shown:
-            logger.experiment.add_image(f"{OVERLAYS}/{_caption(row)}", _outlined(row), dataformats="HWC")
+            # the same tag in every run, so that TensorBoard puts the same image of all runs side by side
+            logger.experiment.add_image(f"{OVERLAYS}/{row['id']}", _outlined(row), dataformats="HWC")
 
 
 def finish(logger: AnyLogger, *, exit_code: int) -> None:

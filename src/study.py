@@ -194,10 +194,9 @@ def override_values(overrides: Sequence[Sequence[str]]) -> list[dict[str, str | 
 
 
 def settings_to_compare(config: Mapping[str, Any], variant: str) -> dict[str, Any]:
-    """A run's variant, seed, chosen files and what else was typed of it: few enough to stand in columns."""
-    chosen = {group: config["choices"][group] for group in GROUPS if group in config["choices"]}
-    typed = {key: value for key, value in _by_key(config["overrides"] or []).items() if "." in key and is_defining(key)}
-    return {"variant": variant, "seed": config["seed"], **chosen, **typed}
+    """A run's variant, its seed and what else was typed of it: few enough to stand in columns."""
+    typed = {key: value for key, value in _by_key(config["overrides"] or []).items() if is_defining(key)}
+    return {"variant": variant, **typed, "seed": config["seed"]}
 
 
 def _short(key: str, value: str) -> str:

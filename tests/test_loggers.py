@@ -161,7 +161,13 @@ def _python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def _conf(name: str, run_dir: Path) -> Any:
     chosen = {"model": "emisnet", "data": "glas", "loss": "dice", "trainer": "default"}
-    given = {"run_dir": str(run_dir), "run_name": "n", "study": "ablation", "tags": ["seed0", "glas"], "choices": chosen}
+    given = {
+        "run_dir": str(run_dir),
+        "run_name": "n",
+        "study": "ablation",
+        "tags": ["seed0", "glas"],
+        "choices": chosen,
+    }
     return OmegaConf.merge(given, {"logger": OmegaConf.load(ROOT / "conf" / "logger" / f"{name}.yaml")}).logger
 
 
