@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
 from src.cli import ConfigError, did_you_mean
+from src.preflight import CONFIG_DIR
 from src.rundir import RESUME, run_hash
 
 SWITCHES = ("deep_supervision", "channels_last", "compile", "test", "plan", "fail_fast", "allow_same")
@@ -42,6 +45,20 @@ def complete_config(
         cfg.run_dir = cfg.run_dir or str(Path(cfg.runs) / (cfg.study or choices["data"]) / name)
         cfg.run_name = cfg.run_name or Path(cfg.run_dir).name
         return plain(cfg)
+
+
+def composed(*overrides: str, multirun: bool = False) -> dict[str, Any]:
+    """The complete config that `python -m src.train <overrides>` would train with: for notebooks and tests.
+
+    Raises ConfigError as `complete_config`, and Hydra's errors for keys and options that do not exist.
+    """
+    with initialize_config_dir(str(CONFIG_DIR.resolve()), version_base="1.3"):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        choices = chosen(cfg.hydra)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return complete_config(cfg, choices, multirun=multirun, overrides=overrides)
 
 
 def _check(config: Mapping[str, Any]) -> None:

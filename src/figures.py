@@ -1,6 +1,7 @@
 """Pictures of a run: its curves, and a sheet of its best, median and worst masks."""
 
 import base64
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import cv2
 import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
+if "ipykernel" not in sys.modules:  # a notebook shows figures in its cells
+    matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TRUTH, PRED = (64, 220, 90), (255, 70, 70)  # green and red, RGB

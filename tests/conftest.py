@@ -13,11 +13,8 @@ os.environ["EMISNET_CACHE"] = ""  # no test leaves pixels in the home of whoever
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
 
-from src.config import chosen, complete_config
+from src.config import composed
 from src.files import read_csv
 from src.study import StudyRun, write_plan
 from src.train import train
@@ -39,17 +36,6 @@ TINY = (
 torch.set_num_threads(1)  # results are bit-identical for one number of threads, and tests share the machine
 
 
-def config_of(*overrides: str, multirun: bool = False) -> dict[str, Any]:
-    """The complete config that `python -m src.train <overrides>` would train with."""
-    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        cfg = compose("train", list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        choices = chosen(cfg.hydra)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return complete_config(cfg, choices, multirun=multirun)
-
-
 def slow_train(delay: float) -> str:
     """Code that is `src.train` with a delay (s) in every training step, for `python -c`."""
     return (
@@ -66,7 +52,7 @@ def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def make(*overrides: str, multirun: bool = False) -> dict[str, Any]:
         model = () if any(override.startswith("model=") for override in overrides) else TINY_MODEL
-        return config_of(*model, *TINY, f"runs={tmp_path / 'runs'}", *overrides, multirun=multirun)
+        return composed(*model, *TINY, f"runs={tmp_path / 'runs'}", *overrides, multirun=multirun)
 
     return make
 
@@ -76,7 +62,7 @@ def tiny_on(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Makes the config of a tiny network on other data than the generated."""
 
     def make(dataset: str, *overrides: str) -> dict[str, Any]:
-        return config_of(*TINY_MODEL, *QUIET, f"data={dataset}", f"runs={tmp_path / 'runs'}", *overrides)
+        return composed(*TINY_MODEL, *QUIET, f"data={dataset}", f"runs={tmp_path / 'runs'}", *overrides)
 
     return make
 
@@ -84,7 +70,7 @@ def tiny_on(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished tiny run, to be read and never written."""
-    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path_factory.mktemp('trained')}")
+    config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path_factory.mktemp('trained')}")
     train(config)
     return Path(config["run_dir"])
 

@@ -23,6 +23,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 
 from src.assemble import make_net, make_task
 from src.cli import ConfigError
+from src.config import composed
 from src.data.datasets import Synthetic
 from src.data.sampler import EpochSampler, Share, WholeBatches, images_per_epoch
 from src.files import read_csv
@@ -30,7 +31,7 @@ from src.ranks import Followers, RankError, Seat
 from src.rundir import RunDir
 from src.train import train
 
-from .conftest import REPO, TINY, TINY_MODEL, config_of, slow_train
+from .conftest import REPO, TINY, TINY_MODEL, slow_train
 from .ddp_worker import work
 
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
@@ -208,7 +209,7 @@ def test_what_was_logged_are_the_numbers_of_the_saved_weights_in_one_process(two
 
 def test_a_run_is_not_resumed_over_another_number_of_devices(two: Path) -> None:
     with pytest.raises(ConfigError, match=r"another config; it differs in trainer\.devices"):
-        train(config_of(*ARGUMENTS, "trainer.accelerator=cpu", f"run_dir={two}"))
+        train(composed(*ARGUMENTS, "trainer.accelerator=cpu", f"run_dir={two}"))
 
 
 def test_sigterm_saves_ends_all_ranks_and_resumes_exactly(two: Path, tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from src.config import composed
 from src.evaluate import evaluate_run, load_segmenter
 from src.files import read_csv
 from src.rundir import RunDir
 from src.scoring import read_rows, strata, summarize
 
-from .conftest import REPO, config_of
+from .conftest import REPO
 
 
 def write_folder(root: Path, count: int = 3) -> None:
@@ -55,7 +56,7 @@ def test_masks_come_from_logits_resized_to_native_size(trained_run: Path) -> Non
 
 def test_other_data_is_scored_as_one_part(trained_run: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "mine")
-    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    data = composed("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
     evaluation = evaluate_run(trained_run, data=data)
     assert evaluation.scores["all"]["n"] == 3
     assert [(row["height"], row["width"]) for row in evaluation.rows] == [(50, 60), (51, 60), (52, 60)]
@@ -71,7 +72,7 @@ def test_the_same_dataset_keeps_the_split_of_the_run(trained_run: Path) -> None:
 
 def test_two_images_of_other_data_are_enough(trained_run: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "mine", count=2)
-    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    data = composed("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
     assert evaluate_run(trained_run, data=data).scores["all"]["n"] == 2
 
 
@@ -161,7 +162,7 @@ def test_a_run_without_a_threshold_is_cut_at_a_half(trained_run: Path, tmp_path:
 
 def test_every_row_says_how_it_came_about(trained_run: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "mine")
-    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    data = composed("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
     own, other = evaluate_run(trained_run), evaluate_run(trained_run, data=data)
     for evaluation, dataset in ((own, "synthetic"), (other, "folder")):
         told = {(row["dataset"], row["trained_on"], row["protocol"]) for row in evaluation.rows}
@@ -183,7 +184,7 @@ def test_another_reading_of_the_masks_is_another_protocol(trained_run: Path, tmp
     write_folder(tmp_path / "other")
     ids = set()
     for place, mask in (("mine", "binary"), ("mine", "instances"), ("other", "binary")):
-        data = config_of("data=folder", f"data.root={tmp_path / place}", f"data.mask={mask}", "model=unet")["data"]
+        data = composed("data=folder", f"data.root={tmp_path / place}", f"data.mask={mask}", "model=unet")["data"]
         ids.add(evaluate_run(trained_run, data=data).protocol["id"])
     assert len(ids) == 3
 

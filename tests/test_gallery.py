@@ -8,12 +8,11 @@ import yaml
 from matplotlib.path import Path as Outline
 
 from src.comparison import Table, compare, read_results
+from src.config import composed
 from src.files import read_csv, write_json, write_text
 from src.masks import FILE, write_masks
 from src.reporting.gallery import IMAGES, _choose, for_page, make_gallery, outline_path
 from src.study import StudyRun
-
-from .conftest import config_of
 
 SHAPE = (48, 56)  # of the generated images: small masks are whole ones
 
@@ -97,7 +96,7 @@ def test_masks_of_a_later_evaluation_count_if_it_had_the_same_protocol(table: Ta
 
 
 def test_images_that_are_gone_leave_a_message(table: Table) -> None:
-    elsewhere = config_of("data=kvasir_seg", "data.split=holdout", "data.root=nowhere")["data"]
+    elsewhere = composed("data=kvasir_seg", "data.split=holdout", "data.root=nowhere")["data"]
     write_text(table.results[0].path / "config.yaml", yaml.safe_dump({**table.results[0].config, "data": elsewhere}))
     assert "the images cannot be read" in make_gallery(table, ["plain", "bold"]).missing
 

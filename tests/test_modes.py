@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from src.config import composed
 from src.data.datasets import Synthetic
 from src.data.transforms import lesion_box
 from src.evaluate import evaluate_run, load_segmenter
@@ -23,7 +24,7 @@ from src.tables import write_evaluation
 from src.thresholds import Kept, stored_threshold
 from src.train import train
 
-from .conftest import REPO, config_of
+from .conftest import REPO
 from .test_evaluate import write_folder
 from .test_inference import NATIVE, SIZE, images
 
@@ -243,7 +244,7 @@ def test_a_mode_on_other_data_has_the_threshold_of_the_runs_own_val(
 ) -> None:
     run = copy_of(trained_run, tmp_path)
     write_folder(tmp_path / "mine")
-    data = config_of("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
+    data = composed("data=folder", f"data.root={tmp_path / 'mine'}", "model=unet")["data"]
     evaluation = evaluate_run(run.path, mode="coarse_to_fine", data=data)
     told = stored_threshold(run, "coarse_to_fine")
     assert evaluation.scores["all"]["n"] == 3 and told["n"] == 5

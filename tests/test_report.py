@@ -14,12 +14,13 @@ import yaml
 from scipy import stats
 
 from src.comparison import compare, read_results
+from src.config import composed
 from src.files import read_csv, write_csv
 from src.report import Request, print_status, write_report
 from src.reporting.texts import latex, markdown, p_text, run_rows, table_rows
 from src.study import StudyRun, directory_runs, study_question, study_states, write_plan
 
-from .conftest import REPO, TINY, TINY_MODEL, config_of
+from .conftest import REPO, TINY, TINY_MODEL
 
 
 def dice_of(folder: Path, run: StudyRun, part: str) -> np.ndarray:
@@ -209,7 +210,7 @@ def configs_of(folder: Path, *overrides: list[str]) -> list[Path]:
     paths = []
     for number, typed in enumerate(overrides):
         model = () if any(word.startswith("model=") for word in typed) else TINY_MODEL
-        config = config_of(*model, *TINY, *typed)
+        config = composed(*model, *TINY, *typed)
         path = folder / f"run{number}"
         path.mkdir()
         (path / "config.yaml").write_text(yaml.safe_dump(config))

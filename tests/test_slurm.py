@@ -22,12 +22,13 @@ import yaml
 
 from src import callbacks
 from src.callbacks import GracefulStop
+from src.config import composed
 from src.preflight import ConfigError
 from src.rundir import RunDir
 from src.slurm import check_slurm
 from src.train import train
 
-from .conftest import REPO, TINY, TINY_MODEL, config_of
+from .conftest import REPO, TINY, TINY_MODEL
 from .test_resume import assert_same, epochs_done
 
 TOOLS = REPO / "tests" / "slurm"
@@ -145,7 +146,7 @@ def let_time_run_out(cluster: Cluster, driver: Driver) -> int:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    train(config_of(*RUN, "test=false", "seed=0", f"run_dir={folder}"))
+    train(composed(*RUN, "test=false", "seed=0", f"run_dir={folder}"))
     return folder
 
 

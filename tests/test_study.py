@@ -21,6 +21,7 @@ import yaml
 from src import timing
 from src.build import build_net
 from src.cli import ConfigError
+from src.config import composed
 from src.files import lock, read_csv
 from src.job import RunFailed, train_apart
 from src.models.cost import measure_cost
@@ -28,7 +29,7 @@ from src.plan import planned
 from src.rundir import RunDir
 from src.study import StudyRun, others, state_of, study_runs, study_states, summary, variant_labels, write_plan
 
-from .conftest import QUIET, REPO, TINY, TINY_MODEL, config_of
+from .conftest import QUIET, REPO, TINY, TINY_MODEL
 
 STUDIES = sorted((REPO / "conf" / "experiment").glob("*.yaml"))
 TINY_STUDY = ("-m", *TINY_MODEL, *TINY, "study=tiny")
@@ -59,22 +60,22 @@ def train_study(folder: Path, *more: str, **how: object) -> subprocess.Completed
 
 def test_a_budget_of_reference_is_the_cost_of_the_network_with_nothing_taken_out() -> None:
     full, ablated = ("model.channels=[8,16,24,32,40]", "data.size=64"), ("model=emisnet_no_context",)
-    target = measure_cost(build_net(config_of(*full)["model"], quiet=True), (1, 3, 64, 64))
+    target = measure_cost(build_net(composed(*full)["model"], quiet=True), (1, 3, 64, 64))
     for key, cost in (("params", target.params), ("macs", target.macs)):
-        config = config_of(*ablated, *full, "+reference.context=true", f"model.match_{key}=reference")
+        config = composed(*ablated, *full, "+reference.context=true", f"model.match_{key}=reference")
         assert not config["model"]["context"]
         found = measure_cost(build_net(config["model"], quiet=True), (1, 3, 64, 64))
         assert abs(getattr(found, key) - cost) <= 0.02 * cost
 
 
 def test_the_full_network_at_its_own_budget_is_the_same_run() -> None:
-    plain, matched = (config_of("+reference.context=true", f"model.match_params={m}") for m in ("null", "reference"))
+    plain, matched = (composed("+reference.context=true", f"model.match_params={m}") for m in ("null", "reference"))
     assert plain["run_dir"] == matched["run_dir"]
 
 
 def test_a_budget_of_reference_without_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs to know which network"):
-        config_of("model.match_params=reference")
+        composed("model.match_params=reference")
 
 
 # The files
@@ -263,7 +264,7 @@ def once_an_epoch_is_trained(config: dict, act: Callable[[RunDir], None]) -> Ite
 
 def test_a_killed_run_leaves_word_and_goes_on_when_called_again(tmp_path: Path) -> None:
     """SIGKILL is what the kernel sends when memory is out."""
-    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=12", multirun=True)
+    config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=12", multirun=True)
     kill = once_an_epoch_is_trained(config, lambda run: os.kill(run.status()["pid"], signal.SIGKILL))
     with pytest.raises(RunFailed, match="killed by SIGKILL"), kill:
         train_apart(config)
@@ -276,7 +277,7 @@ def test_a_killed_run_leaves_word_and_goes_on_when_called_again(tmp_path: Path) 
 
 
 def test_a_signal_reaches_the_run_which_saves(tmp_path: Path) -> None:
-    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=400", multirun=True)
+    config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=400", multirun=True)
     stop = once_an_epoch_is_trained(config, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped, stop:
@@ -292,7 +293,7 @@ def test_memory_that_runs_out_is_told_in_the_run(tmp_path: Path, monkeypatch: py
     from src.train import train
 
     monkeypatch.setattr(SegmentationTask, "training_step", lambda *_: torch.empty(1 << 60))
-    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}")
+    config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}")
     with pytest.raises(RuntimeError):
         train(config)
     run = RunDir(Path(config["run_dir"]))
@@ -301,7 +302,7 @@ def test_memory_that_runs_out_is_told_in_the_run(tmp_path: Path, monkeypatch: py
 
 
 def test_bad_data_is_told_in_the_run_too(tmp_path: Path) -> None:
-    config = config_of(
+    config = composed(
         *TINY_MODEL, *QUIET, "data=folder", f"data.root={tmp_path / 'no'}", f"runs={tmp_path}", multirun=True
     )
     with pytest.raises(RunFailed, match=r"images.*no folder|no folder.*images|does not exist"):
@@ -313,9 +314,9 @@ def test_bad_data_is_told_in_the_run_too(tmp_path: Path) -> None:
 
 def test_a_run_apart_has_the_threads_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", multirun=True)
+    config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", multirun=True)
     tell = "+trainer.callbacks.tell={_target_: tests.tell_threads.TellThreads}"
-    config = config_of(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", tell, multirun=True)
+    config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", tell, multirun=True)
     train_apart(config)
     assert config["threads"] == 1
     assert (Path(config["run_dir"]) / "threads.txt").read_text() == "1"

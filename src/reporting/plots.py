@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from src.figures import tile
 from src.reporting.gallery import Gallery
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
 COLUMNS, ROWS = 7, 6  # of the sheet of masks
