@@ -173,7 +173,7 @@ def write_report(request: Request) -> "Comparison":
         )
         write_text(out / PAGE, page)
         bar.update()
-        write_plots(panels, gallery, out / "figures", texts.caption(table, latencies), request.figures)
+        write_plots(panels, gallery, out / "figures", texts.measured_on(table), request.figures)
         bar.update()
     print(texts.markdown(table, latencies))
     if len(results) < len(request.runs):

@@ -231,4 +231,5 @@ def _overlays(panels: Mapping[str, Any], gallery: Gallery) -> Figure | None:
         row[0].set_ylabel(picture.id[:20], fontsize=5)
     for axis, variant in zip(axes[0], variants, strict=True):
         axis.set_title(textwrap.fill(variant, 22), fontsize=6)
+    figure.suptitle("Where a variant changes the mask most: truth green, prediction red", fontsize=8)
     return figure

@@ -143,7 +143,17 @@ def p_text(p: float) -> str:
 
 
 def caption(table: Table, latencies: Latencies | None = None) -> str:
-    """What the numbers are: part, images, protocol, budget, and how differences were tested."""
+    """What the numbers are: `measured_on`, how differences were tested, and on what the networks were timed."""
+    return (
+        f"{measured_on(table)} Differences are paired over images (seeds averaged first): 95 % bootstrap interval and "
+        "Wilcoxon's p (images), which know nothing of other seeds; p (seeds) is Welch's t-test of the seeds' means, "
+        "which knows nothing of other images. Both with Holm's correction over the table. A finding needs both."
+        + (f" Latency: median, {latencies.conditions}." if latencies else "")
+    )
+
+
+def measured_on(table: Table) -> str:
+    """Images, protocol, seeds and budget: what stands below every table and figure."""
     protocol = table.results[0].metrics["protocol"]
 
     def of(group: str, key: str) -> str:
@@ -159,11 +169,7 @@ def caption(table: Table, latencies: Latencies | None = None) -> str:
         f"{table.part} images, per-image means at native size, mode {protocol['mode']}{leaks}, "
         f"protocol {protocol['id']}; mean ± std over seeds {seeds}.{chosen} "
         f"Trained at {of('data', 'size')} px, {of('trainer', 'max_epochs')} epochs, batch {of('data', 'batch_size')}; "
-        f"code {codes}. Differences are paired over images (seeds averaged "
-        "first): 95 % bootstrap interval and Wilcoxon's p (images), which know nothing of other seeds; p (seeds) is "
-        "Welch's t-test of the seeds' means. Both with Holm's correction over the table. A finding needs both."
-        + (f" Latency: median, {latencies.conditions}." if latencies else "")
-        + (f" Note: {protocol['caveat']}." if protocol.get("caveat") else "")
+        f"code {codes}." + (f" Note: {protocol['caveat']}." if protocol.get("caveat") else "")
     )
 
 
