@@ -39,11 +39,11 @@ def table(study: tuple[Path, list[StudyRun]]) -> Table:
 
 def test_images_are_chosen_where_a_variant_changes_more_than_a_seed(table: Table) -> None:
     ids = sorted({row["id"] for row in table.results[0].rows})
-    # the reference's own seeds disagree wholly on the first image; `bold` moves the mask on the third by a half
+    # all six seeds disagree wholly on the first image; `bold` always halves the mask on the third
     half = square(10)
     half[5:] = False
-    noisy = [{ids[0]: square(10, 10 * seed), ids[2]: square(10)} for seed in range(3)]
-    give_masks(table, {"plain": noisy, "bold": [{ids[0]: square(10, 30), ids[2]: half}] * 3})
+    plain = [{ids[0]: square(6, 6 * seed), ids[2]: square(10)} for seed in range(3)]
+    give_masks(table, {"plain": plain, "bold": [{ids[0]: square(6, 18 + 6 * seed), ids[2]: half} for seed in range(3)]})
     gallery = make_gallery(table, ["plain", "bold"])
     assert not gallery.missing and len(gallery.pictures) == 6  # all there are
     first = gallery.pictures[0]
@@ -53,8 +53,7 @@ def test_images_are_chosen_where_a_variant_changes_more_than_a_seed(table: Table
     assert unstable.change == pytest.approx(0) and unstable.between_seeds == 1
     assert gallery.between_seeds == pytest.approx(1 / 6) and gallery.changes["bold"] == pytest.approx(0.5 / 6)
     assert first.image.shape == (*SHAPE, 3) and np.array_equal(first.preds["plain"], square(10))
-    assert not np.array_equal(first.preds["bold"], first.preds["plain"])
-    assert np.array_equal(unstable.preds["bold"], square(10, 30))
+    assert np.array_equal(first.preds["bold"], half)
 
 
 def test_every_variant_gets_its_strongest_images_in_turn() -> None:
@@ -82,6 +81,23 @@ def test_runs_without_masks_are_left_out_and_told(table: Table) -> None:
         (result.path / FILE).unlink()
     gallery = make_gallery(table, ["plain", "bold"])
     assert not gallery.pictures and "python -m src.evaluate run=" in gallery.missing
+
+
+def test_a_damaged_file_or_masks_of_other_images_cost_only_their_pictures(table: Table) -> None:
+    first, second, _ = table.variants["bold"]
+    (first.path / FILE).write_bytes(b"no masks")
+    rows = [row for row in read_csv(second.path / "per_image.csv") if row["part"] == "test"][:-1]
+    write_masks(second.path / FILE, rows, [square(3) for _ in rows])
+    gallery = make_gallery(table, ["plain", "bold"])
+    assert gallery.pictures and "2 runs keep no masks" in gallery.missing
+
+
+def test_with_one_seed_the_whole_change_counts(table: Table) -> None:
+    single = compare([table.results[0], table.results[3]], part=table.part, metrics=["dice"])
+    ids = sorted({row["id"] for row in single.results[0].rows})
+    give_masks(single, {"plain": [{}], "bold": [{ids[1]: square(5)}]})
+    gallery = make_gallery(single, ["plain", "bold"])
+    assert gallery.pictures[0].id == ids[1] and gallery.pictures[0].change == 1 and gallery.between_seeds is None
 
 
 def test_masks_of_a_later_evaluation_count_if_it_had_the_same_protocol(table: Table) -> None:

@@ -1,10 +1,12 @@
 """The same images under every variant, chosen where leaving a part out changes the mask most.
 
 How far a variant changes an image's mask is 1 - IoU of its mask and the reference's, averaged over all pairs of their
-seeds; taken off is how far the reference's own seeds differ from each other, which no part of the network explains.
+seeds; taken off is how far seeds of one and the same network differ, averaged over both, which no part of it explains
+(the energy distance of Szekely and Rizzo, J. Stat. Plan. Inference 143:1249, 2013, with 1 - IoU as the distance).
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
@@ -66,6 +68,7 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
     if table.reference not in masks:
         return Gallery(missing=f"No pictures of masks: {missing}")
     per_image, noise = _changes(masks, table.reference)
+    own_noise = _between_seeds(masks[table.reference])
     others = sorted(per_image, key=lambda name: -per_image[name].mean())[: VARIANTS - 1]
     variants = [name for name in kept if name == table.reference or name in others]
     ids = masks[table.reference][0].ids
@@ -88,37 +91,51 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
             scores={name: float(score[name][i]) for name in variants},
             chosen_for=name,
             change=float(per_image[name][i]) if name in per_image else 0.0,
-            between_seeds=None if noise is None else float(noise[i]),
+            between_seeds=float(noise[name][i]) if name in noise else None,
         )
         for i, name in chosen.items()
     ]
-    mean_noise = None if noise is None else float(noise.mean())
+    mean_noise = None if own_noise is None else float(own_noise.mean())
     return Gallery(pictures, variants, {name: float(per_image[name].mean()) for name in others}, mean_noise, missing)
 
 
 def _masks(result: Result, part: str) -> Masks | None:
-    """Those that were written with the rows, or by a later evaluation under the same protocol; None without any."""
-    protocol = result.metrics["protocol"]["id"]
+    """Those that were written with the rows, or by a later evaluation under the same protocol; None without any that
+    can be read and are of these images."""
+    protocol, ids = result.metrics["protocol"]["id"], sorted(row["id"] for row in result.rows)
     for folder in (result.scored_in, *sorted((result.path / "evaluations").glob("*"))):
         same = folder == result.scored_in or (
             (folder / "metrics.json").is_file() and RunDir(folder).metrics()["protocol"]["id"] == protocol
         )
         if same and (folder / FILE).is_file():
-            found = read_masks(folder / FILE, part)
-            if found.ids:
-                return found
+            with suppress(ValueError):  # a damaged file costs its pictures, not the report
+                found = read_masks(folder / FILE, part)
+                if found.ids == ids:
+                    return found
     return None
 
 
-def _changes(masks: Mapping[str, Sequence[Masks]], reference: str) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Per variant and image the change of the mask beyond that between the reference's seeds, and the latter alone."""
+def _changes(
+    masks: Mapping[str, Sequence[Masks]], reference: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Per variant and image the change of the mask beyond that between seeds, and the latter alone, where both the
+    variant and the reference have two seeds; with one, the whole change."""
     own = masks[reference]
-    noise = np.mean([changes(a, b) for a, b in combinations(own, 2)], axis=0) if len(own) > 1 else None
-    return {
-        name: np.mean([changes(a, b) for a, b in product(found, own)], axis=0) - (0 if noise is None else noise)
-        for name, found in masks.items()
-        if name != reference
-    }, noise
+    changed, noise = {}, {}
+    for name, found in masks.items():
+        if name == reference:
+            continue
+        changed[name] = np.mean([changes(a, b) for a, b in product(found, own)], axis=0)
+        sides = _between_seeds(found), _between_seeds(own)
+        if sides[0] is not None and sides[1] is not None:
+            noise[name] = (sides[0] + sides[1]) / 2
+            changed[name] = changed[name] - noise[name]
+    return changed, noise
+
+
+def _between_seeds(found: Sequence[Masks]) -> np.ndarray | None:
+    """Mean change per image between two seeds of a variant; None with one seed."""
+    return np.mean([changes(a, b) for a, b in combinations(found, 2)], axis=0) if len(found) > 1 else None
 
 
 def _choose(per_image: Mapping[str, np.ndarray], images: int) -> dict[int, str]:

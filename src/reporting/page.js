@@ -206,7 +206,7 @@ function showPicture() {
   byId("right-score").textContent = `${panels.metric} ${picture.scores[right].toFixed(3)}`;
   byId("why").textContent = picture.chosen_for === panels.reference ? `${picture.id}: among the lowest scores.`
     : `${picture.id}: chosen for ${picture.chosen_for}, which changes the mask by ${picture.change.toFixed(3)}` +
-      (picture.between_seeds === null ? "." : ` beyond the ${picture.between_seeds.toFixed(3)} that two seeds of ${panels.reference} differ by.`);
+      (picture.between_seeds === null ? "." : ` beyond the ${picture.between_seeds.toFixed(3)} that two seeds of one variant differ by.`);
   [...byId("thumbs").children].forEach((thumb, i) => thumb.setAttribute("aria-pressed", i === current));
 }
 
