@@ -66,9 +66,12 @@ def test_files_hold_a_row_per_run_that_leads_back_to_it(
     assert [row["run"] for row in rows] == [run.name for run in runs] and rows == [
         {key: str(value) for key, value in row.items()} for row in run_rows(table)
     ]
-    assert all(
-        row["commit"] and row["protocol"] and row["split_hash"] and (folder / row["run"]).is_dir() for row in rows
-    )
+    assert all(row["commit"] and row["protocol"] and row["split_hash"] for row in rows)
+    for row in rows:
+        assert (folder / row["run"] / row["checkpoint"]).is_file()
+        for column, name in (("config_sha256", "config.yaml"), ("rows_sha256", "per_image.csv")):
+            told = subprocess.run(["sha256sum", folder / row["run"] / name], capture_output=True, text=True, check=True)
+            assert told.stdout.startswith(row[column]) and len(row[column]) == 12
     text = (tmp_path / "out" / "table.md").read_text()
     assert text.strip() in capsys.readouterr().out and text.count("|") == 4 * 10
     assert "6 test images" in text and "mode full" in text and "| plain | 3 |" in text

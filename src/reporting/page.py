@@ -32,8 +32,8 @@ RUN_COLUMNS = (
     "best_epoch",
     "epochs",
     "commit",
-    "config",
     "checkpoint",
+    "config_sha256",
     "rows_sha256",
 )
 

@@ -1,17 +1,19 @@
 """A comparison as text: Markdown and LaTeX to read, CSV rows to compute with, and the caption that says what it is.
 
-Every cell leads back to its runs: `run_rows` names, for each, its directory, commit, config hash, checkpoint and rows.
+Every cell leads back to its runs: `run_rows` names its directory, commit and checkpoint, and the
+digests of its config and rows.
 """
 
 import hashlib
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from src.comparison import Result, Row, Table
+from src.comparison import Row, Table
 from src.reporting.latency import Latencies
-from src.rundir import RunDir, run_hash
+from src.rundir import RunDir
 from src.statistics import OverSeeds
 
 LATEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
@@ -43,17 +45,17 @@ def run_rows(table: Table) -> list[dict[str, Any]]:
             "split_hash": result.metrics["protocol"]["split_hash"][:12],
             "protocol": result.metrics["protocol"]["id"],
             "commit": short_commit(result.metrics["commit"]),
-            "config": run_hash(result.config),
+            "config_sha256": digest(result.path / "config.yaml"),
             "checkpoint": RunDir(result.path).best.relative_to(result.path).as_posix(),
-            "rows_sha256": rows_digest(result),
+            "rows_sha256": digest(result.scored_in / "per_image.csv"),
         }
         for result in table.results
     ]
 
 
-def rows_digest(result: Result) -> str:
-    """Twelve digits of the SHA-256 of the run's per_image.csv: the rows that its cells were made of."""
-    return hashlib.sha256((result.scored_in / "per_image.csv").read_bytes()).hexdigest()[:12]
+def digest(path: Path) -> str:
+    """Twelve digits of a file's SHA-256, as sha256sum prints them."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def table_rows(table: Table, latencies: Latencies | None = None) -> list[dict[str, Any]]:
