@@ -29,7 +29,7 @@ lint: env ## formatting, lint rules and types
 	$(BIN)/mypy
 
 test: lint ## environment, lint, types and the test suite (set EMISNET_DATA to run the real-data tests)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lock: ## renew requirements.lock from pyproject.toml
 	uv pip compile --universal --all-extras --generate-hashes --no-emit-index-url --no-annotate -q pyproject.toml -o requirements.lock

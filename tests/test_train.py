@@ -19,6 +19,7 @@ from src.rundir import RunDir
 from src.train import train
 
 from .conftest import REPO, TINY
+from .wandb_files import read, run_files, summary
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -269,20 +270,9 @@ def test_match_params_ends_in_the_config(tiny) -> None:
 def test_what_wandb_recorded_of_a_run(tiny) -> None:
     config = tiny("logger=wandb", "study=mine", "tags=[a,b]")
     train(config)
-    run, summary = wandb_record(Path(config["run_dir"]))
-    assert run["run_group"] == "mine" and run["tags"] == ["a", "b"]
-    assert summary["cost/params"] == RunDir(Path(config["run_dir"])).metrics()["cost"]["params"]
-    assert "val/dice" in summary and "test_native/dice" in summary
-
-
-def wandb_record(run: Path) -> tuple[dict, dict]:
-    """The run record and the summary of one offline W&B run, as W&B's own reader sees them."""
-    (file,) = run.glob("wandb/offline-run-*/run-*.wandb")
-
-    def inspect(*options: str) -> str:
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(file)]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPO).stdout
-
-    records = [json.loads(line) for line in inspect().splitlines()]
-    (record,) = [record["run"] for record in records if record["type"] == "run"]
-    return record, json.loads(inspect("--summary"))["summary"]
+    (file,) = run_files(Path(config["run_dir"]))
+    (run,) = [record["run"] for record in map(json.loads, read(file).splitlines()) if record["type"] == "run"]
+    kept = summary(file)["summary"]
+    assert run["run_group"] == "mine" and run["tags"] == ["emisnet_plus", "synthetic", "bce_dice", "a", "b"]
+    assert kept["cost/params"] == RunDir(Path(config["run_dir"])).metrics()["cost"]["params"]
+    assert "val/dice" in kept and "test_native/dice" in kept

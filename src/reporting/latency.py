@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FILE = "latency.json"
 WARM_UP, FEWEST, MOST = 3, 10, 100  # forward passes per network
 SECONDS = 30.0  # of measuring; FEWEST come first
-BUSY = 0.3  # load of the machine, in processes that run, above which a time says little
+BUSY = 0.8  # load, in processes that run, above which another one did: a time then says little
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A comparison as text: Markdown and LaTeX to read, CSV rows to compute with, and the caption that says what it is.
 
-Every cell leads back to its runs: `run_rows` names its directory, commit and checkpoint, and the
-digests of its config and rows.
+Every cell leads back to its runs: `run_rows` names their directory, commit and checkpoint, and the digests of their
+config and rows.
 """
 
 import hashlib
