@@ -72,9 +72,7 @@ def _check(config: Mapping[str, Any]) -> None:
         raise ValueError(f"monitor={config['monitor']} is not a metric. {hint} Possible: {', '.join(METRICS)}.")
     if config["resume"] not in RESUME:
         raise ValueError(f"resume={config['resume']} is not possible. Use {', '.join(RESUME)}.")
-    for key in SWITCHES:
-        if not isinstance(config[key], bool):
-            raise ValueError(f"{key}={config[key]} is neither true nor false.")
+    check_switches(config, *SWITCHES)
     shape = config["schedule"].get("shape", "cosine")
     if shape not in SHAPES:
         raise ValueError(f"schedule.shape={shape} is not known. {did_you_mean(shape, SHAPES)} Use {', '.join(SHAPES)}.")
@@ -97,6 +95,13 @@ def _check(config: Mapping[str, Any]) -> None:
     ):
         if isinstance(value, str | bool | None) or not allowed(value):
             raise ValueError(f"{key}={value} is not possible; it is {text}.")
+
+
+def check_switches(config: Mapping[str, Any], *keys: str) -> None:
+    """ValueError for a key that is no bool: any other word would count as true."""
+    for key in keys:
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key}={config[key]} is neither true nor false.")
 
 
 def _check_several_devices(config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
-from src.config import user_errors
+from src.config import check_switches, user_errors
 from src.rundir import RunDir
 from src.study import StudyRun, override_values, study_question, study_runs
 
@@ -36,6 +36,7 @@ def _run(cfg: DictConfig) -> None:
     folder = Path(cfg.runs) / cfg.study
     metrics = [cfg.metrics] if isinstance(cfg.metrics, str) else list(cfg.metrics)
     with user_errors():
+        check_switches(cfg, "dry", "check")
         board = make_board(folder, cfg.entity or "", cfg.project, metrics)
         if cfg.dry:
             _write_specification(board, folder)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.cli import ConfigError, entry_point
-from src.config import user_errors
+from src.config import check_switches, user_errors
 from src.study import (
     RunState,
     StudyRun,
@@ -68,6 +68,7 @@ def _run(cfg: DictConfig) -> None:
             "python -m src.report 'run=[runs/kvasir_seg/emisnet-*,runs/kvasir_seg/unet-*]'."
         )
     with user_errors():
+        check_switches(cfg, "status", "latency")
         if len(studies) == 1:
             folder = Path(cfg.runs) / studies[0]
             if cfg.status:

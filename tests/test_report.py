@@ -266,3 +266,10 @@ def test_a_study_tells_its_question(tmp_path: Path) -> None:
     )
     write_plan(tmp_path, [], command=["-m", "model=emisnet,unet"], commit="")
     assert study_question(tmp_path) == "" and study_question(tmp_path / "nothing") == ""
+
+
+def test_a_word_is_no_switch(study: tuple[Path, list[StudyRun]]) -> None:
+    folder, _ = study
+    command = [sys.executable, "-m", "src.report", f"runs={folder.parent}", f"study={folder.name}", "latency=no_thanks"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "latency=no_thanks is neither true nor false" in done.stderr
