@@ -80,7 +80,7 @@ def _run(cfg: DictConfig) -> None:
             folders = [Path(cfg.runs) / study for study in studies]
             patterns = patterns or [str(of / run.name) for of in folders for run in study_runs(of) if _begun(of, run)]
             folder, runs, question = Path(), directory_runs(patterns), ""
-            title = " and ".join(studies) or f"{len(runs)} runs"
+            title = " and ".join(studies) or (f"{len(runs)} runs" if len(runs) > 1 else Path(runs[0].name).name)
             out = Path("reports") / hashlib.sha256("\n".join(run.name for run in runs).encode()).hexdigest()[:8]
             if cfg.status:
                 print_status(folder, [state_of(folder, run) for run in runs])
