@@ -93,5 +93,8 @@ def make_logger(config: dict[str, Any], cost: Cost) -> Any:
 
 
 def variant_of(config: dict[str, Any]) -> str:
-    """What to group a run's seeds by in a dashboard: its study's name for it, or the model's."""
-    return planned_variant(Path(config["run_dir"])) or config["choices"]["model"]
+    """What to group a run's seeds by in a dashboard: its study's name for it; of a trial of a search the run's own; of
+    a run of no study the model's."""
+    run_dir = Path(config["run_dir"])
+    own = run_dir.name.rpartition("-seed")[0] if config["study"] else config["choices"]["model"]
+    return planned_variant(run_dir) or own

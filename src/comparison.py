@@ -18,7 +18,7 @@ from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds
 from src.study import StudyRun
 
 CHARGED = "_charged"
-LOWER_IS_BETTER = ("hd", "hd95", "assd", "object_hausdorff")
+LOWER_IS_BETTER = ("hd", "hd95", "assd", "object_hausdorff", "fp", "fn")
 NOT_COMPARED = ("id", "threshold_value", "coarse_threshold_value", "device", "precision", "root")  # of a protocol
 
 
@@ -134,13 +134,19 @@ def _metrics(run: Path, mode: str) -> dict[str, Any]:
 def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], reference: str | None = None) -> Table:
     """The table of some runs; `reference` is a variant's name, the first one by default.
 
-    Raises ValueError for runs of different protocols or images, an unknown metric or reference, and metrics that are
-    undefined on some image.
+    Raises ValueError for runs of different protocols or images, two runs of one variant and seed, an unknown metric or
+    reference, and metrics that are undefined on some image.
     """
     _require_one_protocol(results)
     for metric in metrics:
         _require_defined(results, metric)
     variants = by_variant(results)
+    for name, found in variants.items():
+        seeds = [result.run.seed for result in found]
+        if twice := [result.run.name for result in found if seeds.count(result.run.seed) > 1]:
+            raise ValueError(
+                f"{name}: {' and '.join(twice[:2])} have the same seed and would count as two. Leave one of them out."
+            )
     reference = reference or next(iter(variants))
     if reference not in variants:
         raise ValueError(f"reference={reference!r} is not a variant of this study. Possible: {'; '.join(variants)}.")

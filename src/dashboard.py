@@ -7,6 +7,7 @@ python -m src.dashboard study=ablation_modules-kvasir_seg check=true   # after a
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def _run(cfg: DictConfig) -> None:
     if not cfg.study:
         raise ConfigError("which study? Give its name: python -m src.dashboard study=ablation_modules-kvasir_seg")
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise ConfigError('the package wandb-workspaces is not installed: uv pip install "wandb-workspaces>=0.3"')
+        raise ConfigError('the package wandb-workspaces is not installed: uv pip install "wandb-workspaces>=0.4"')
     folder = Path(cfg.runs) / cfg.study
     metrics = [cfg.metrics] if isinstance(cfg.metrics, str) else list(cfg.metrics)
     with user_errors():
@@ -87,8 +88,8 @@ def _save(board: "Board") -> None:
     from src.reporting.boards import report, workspace
 
     try:
-        entity = board.entity or wandb.Api().default_entity
-        named = type(board)(**{**vars(board), "entity": entity})
+        entity = board.entity or wandb.Api().default_entity or ""
+        named = replace(board, entity=entity)
         view, text = workspace(named).save(), report(named).save()
     except (wandb.Error, OSError, ValueError) as error:  # requests' errors are OSErrors
         raise ConfigError(f"W&B could not save the boards ({type(error).__name__}: {error}).") from error
@@ -106,10 +107,12 @@ def _check(folder: Path, entity: str | None, project: str) -> None:
         entity = entity or api.default_entity
     except (wandb.Error, OSError) as error:
         raise ConfigError(f"W&B does not answer ({type(error).__name__}: {error}).") from error
-    lost = 0
+    lost = checked = 0
     for run, missing in missing_online(api, f"{entity}/{project}", folder, study_runs(folder)):
-        lost += bool(missing)
+        lost, checked = lost + bool(missing), checked + 1
         print(f"{run.name}: {'; '.join(missing) or 'config, curves and media arrived'}")
+    if not checked:
+        raise ConfigError(f"no run of {folder} is finished: there is nothing to check yet.")
     if lost:
         print(f"{lost} runs are not complete online. Upload again: wandb sync --include-online {folder}/*/wandb")
         raise SystemExit(1)

@@ -7,7 +7,7 @@ python -m src.report 'run=[runs/glas/*]'                             # of any ru
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ class Request:
     reference: str | None = None
     latency: bool = False
     figures: str = "png"
-    question: str = field(default="")
+    question: str = ""
 
 
 def _run(cfg: DictConfig) -> None:
@@ -69,6 +69,8 @@ def _run(cfg: DictConfig) -> None:
         )
     with user_errors():
         check_switches(cfg, "status", "latency")
+        if not cfg.metrics:
+            raise ConfigError("metrics=[]: a report needs one column at least, such as metrics=[dice].")
         if len(studies) == 1:
             folder = Path(cfg.runs) / studies[0]
             if cfg.status:
@@ -78,8 +80,11 @@ def _run(cfg: DictConfig) -> None:
             out = folder / "report"
         else:
             folders = [Path(cfg.runs) / study for study in studies]
-            patterns = patterns or [str(of / run.name) for of in folders for run in study_runs(of) if _begun(of, run)]
-            folder, runs, question = Path(), directory_runs(patterns), ""
+            planned = [of / run.name for of in folders for run in study_runs(of)]
+            begun = [path for path in planned if (path / "config.yaml").is_file()]
+            folder, runs, question = Path(), directory_runs(patterns or begun), ""
+            if len(begun) < len(planned):
+                print(f"{len(planned) - len(begun)} of {len(planned)} planned runs were not begun; they are left out.")
             title = " and ".join(studies) or (f"{len(runs)} runs" if len(runs) > 1 else Path(runs[0].name).name)
             out = Path("reports") / hashlib.sha256("\n".join(run.name for run in runs).encode()).hexdigest()[:8]
             if cfg.status:
@@ -104,10 +109,6 @@ def _run(cfg: DictConfig) -> None:
 def _listed(cfg: DictConfig, key: str) -> list[str]:
     value = cfg[key]
     return [] if value is None else [value] if isinstance(value, str) else [str(item) for item in value]
-
-
-def _begun(folder: Path, run: StudyRun) -> bool:
-    return (folder / run.name / "config.yaml").is_file()
 
 
 def print_status(folder: Path, states: list[RunState]) -> None:
@@ -143,11 +144,10 @@ def write_report(request: Request) -> "Comparison":
     from src.reporting.latency import FILE, kept_latencies, measure_latencies
     from src.reporting.page import render_page
     from src.reporting.panels import make_panels
-    from src.reporting.plots import FORMATS, write_plots
+    from src.reporting.plots import check_format, write_plots
     from src.reporting.published import published_on
 
-    if request.figures not in FORMATS:
-        raise ValueError(f"figures={request.figures} is not possible. Use {', '.join(FORMATS)}.")
+    check_format(request.figures)  # before anything is written
     out, states = request.out, [state_of(request.folder, run) for run in request.runs]
     with progress(4, "report", unit=" steps") as bar:
         results, part = read_results(request.folder, request.runs, request.part, request.mode)

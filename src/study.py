@@ -82,11 +82,12 @@ def study_runs(folder: Path) -> list[StudyRun]:
 def directory_runs(patterns: Sequence[str | Path]) -> list[StudyRun]:
     """Any run directories, as paths or patterns (`runs/glas/*`), as if they were one study; names are their paths.
 
-    A run that lies in two places (in two studies, say) counts once. Raises ValueError for what is no run directory.
+    A run that lies in two places (in two studies, say) counts once, the finished one. Raises ValueError for what is no
+    run directory.
     """
     paths: list[Path] = []
     for pattern in map(str, patterns):
-        found = sorted(Path(path) for path in glob.glob(pattern))
+        found = [Path(pattern)] if Path(pattern).exists() else sorted(Path(path) for path in glob.glob(pattern))
         # what a pattern catches besides runs (plan.json, reports) is not meant; what is named is
         found = [path for path in found if (path / "config.yaml").is_file() or str(path) == pattern]
         if not found:
@@ -97,12 +98,18 @@ def directory_runs(patterns: Sequence[str | Path]) -> list[StudyRun]:
         if not (path / "config.yaml").is_file():
             raise ValueError(f"run={path} is not a run directory: it has no config.yaml.")
         config = RunDir(path).config()
-        configs.setdefault((run_hash(config), config["seed"]), (path, config))
+        key = run_hash(config), config["seed"]
+        if key not in configs or _is_finished(path) > _is_finished(configs[key][0]):
+            configs[key] = path, config
     labels = config_labels([config for _, config in configs.values()])
     return [
         StudyRun(str(path), label, config["seed"], 0, 0)
         for (path, config), label in zip(configs.values(), labels, strict=True)
     ]
+
+
+def _is_finished(path: Path) -> bool:
+    return RunDir(path).status().get("state") == "finished"
 
 
 def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:

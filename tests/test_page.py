@@ -95,6 +95,7 @@ def test_plots_follow_their_choices(url: str) -> None:
         page.select_option("#pareto-cost", "multiply-adds (G)")
         assert "multiply-adds (G)" in page.text_content("#pareto .xtitle")
         assert page.locator("#distributions .boxes").count() == 1  # bold against plain
+        assert page.locator("#distributions .point").count() == 6  # every image
         page.select_option("#distributions-what", "scores")
         assert page.locator("#distributions .boxes").count() == 2
         page.select_option("#curves-metric", "train/loss")

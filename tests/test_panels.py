@@ -99,6 +99,13 @@ def test_a_sweep_has_a_line_for_each_choice_of_the_rest(table: Table) -> None:
     assert len(kernel["lines"]) == 3 and all(len(line["points"]) == 2 for line in kernel["lines"])
 
 
+def test_the_value_that_was_left_alone_is_part_of_the_sweep(table: Table) -> None:
+    default = table.results[0].config["optim"]["lr"]
+    typed = [["seed=0"], ["optim.lr=0.5"], ["optim.lr=0.2"], ["optim.lr=0.3"], ["optim.lr=0.4"], ["optim.lr=0.6"]]
+    (found,) = sweeps(swept(table, typed))
+    assert [point["value"] for point in found["lines"][0]["points"]] == [default, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
 def test_widths_are_ordered_by_their_parameters_and_words_are_no_sweep(table: Table) -> None:
     widths = [[8, 16], [4, 8], [32, 64], [16, 32], [64, 128], [2, 4]]
     results = swept(table, [[f"model.channels={width}".replace(" ", "")] for width in widths]).results

@@ -200,7 +200,7 @@ def test_a_report_leaves_tables_plots_and_a_page(study: tuple[Path, list[StudyRu
     plots = {f"figures/{name}.svg" for name in ("pareto", "distributions", "curves", "strata", "parallel", "overlays")}
     assert names == {"table.md", "table.csv", "table.tex", "results.csv", "report.html", *plots}
     drawn = (folder / "report" / "figures" / "pareto.svg").read_text()
-    assert "per-image means at native size" in drawn.replace("\n", " ") or "<use" in drawn  # text as outlines
+    assert "per-image means at native size" in drawn.replace("\n", " ")  # beside its outlines, as a comment
     with pytest.raises(ValueError, match="figures=gif"):
         write_report(Request(folder, runs, folder / "report", "mine", figures="gif"))
 
@@ -273,3 +273,17 @@ def test_a_word_is_no_switch(study: tuple[Path, list[StudyRun]]) -> None:
     command = [sys.executable, "-m", "src.report", f"runs={folder.parent}", f"study={folder.name}", "latency=no_thanks"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "latency=no_thanks is neither true nor false" in done.stderr
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(study: tuple[Path, list[StudyRun]]) -> None:
+    results, part = read_results(*study)
+    results[1] = replace(results[1], run=replace(results[1].run, seed=0))
+    with pytest.raises(ValueError, match="plain: plain-seed0 and plain-seed1 have the same seed"):
+        compare(results, part=part, metrics=["dice"])
+
+
+def test_of_a_run_in_two_places_the_finished_one_counts(tmp_path: Path) -> None:
+    failed, finished = configs_of(tmp_path, ["seed=0"], ["seed=0"])
+    (failed / "status.json").write_text('{"state": "failed"}')
+    (finished / "status.json").write_text('{"state": "finished"}')
+    assert [run.name for run in directory_runs([tmp_path / "run*"])] == [str(finished)]

@@ -11,6 +11,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from src.comparison import higher_is_better
 from src.loggers import OVERLAYS, cost_key, score_key
 from src.study import GROUPS
 
@@ -33,6 +34,10 @@ class Board:
     metrics: Sequence[str]
     question: str = ""
     caption: str = ""
+
+    @property
+    def higher(self) -> bool:
+        return higher_is_better(self.metrics[0])
 
     @property
     def score(self) -> str:
@@ -102,7 +107,8 @@ def _panels(board: Board) -> dict[str, list[Any]]:
         "Score against cost": [
             wr.ScatterPlot(
                 title=f"{board.score} against {name}", x=wr.SummaryMetric(cost_key(name)),
-                y=wr.SummaryMetric(board.score), log_x=True, running_ymax=True,
+                y=wr.SummaryMetric(board.score), log_x=True,
+                running_ymax=board.higher, running_ymin=not board.higher,
             )
             for name in COSTS
         ],

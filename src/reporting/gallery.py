@@ -22,7 +22,7 @@ from src.subject import own_source
 
 IMAGES, VARIANTS = 12, 12  # pictures in a page, and masks over each
 SIDE = 400  # px of a picture's longer side
-REMEDY = "they are older than those. python -m src.evaluate run=<its directory> makes them."
+REMEDY = "older than those, or damaged. python -m src.evaluate run=<its directory> mode={mode} makes them."
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
                 kept.setdefault(name, []).append(result)
                 masks.setdefault(name, []).append(found)
     without = sum(len(table.variants[name]) for name in shown) - sum(map(len, kept.values()))
-    missing = f"{without} runs keep no masks of {table.part}: {REMEDY}" if without else ""
+    remedy = REMEDY.format(mode=table.results[0].metrics["protocol"]["mode"])
+    missing = f"{without} runs keep no readable masks of {table.part}: {remedy}" if without else ""
     if table.reference not in masks:
         return Gallery(missing=f"No pictures of masks: {missing}")
     per_image, noise = _changes(masks, table.reference)
@@ -104,31 +105,29 @@ def _masks(result: Result, part: str) -> Masks | None:
     can be read and are of these images."""
     protocol, ids = result.metrics["protocol"]["id"], sorted(row["id"] for row in result.rows)
     for folder in (result.scored_in, *sorted((result.path / "evaluations").glob("*"))):
-        same = folder == result.scored_in or (
-            (folder / "metrics.json").is_file() and RunDir(folder).metrics()["protocol"]["id"] == protocol
-        )
-        if same and (folder / FILE).is_file():
-            with suppress(ValueError):  # a damaged file costs its pictures, not the report
-                found = read_masks(folder / FILE, part)
-                if found.ids == ids:
-                    return found
+        if not (folder / FILE).is_file():
+            continue
+        with suppress(ValueError, KeyError, OSError):  # a damaged file costs its pictures, not the report
+            same = folder == result.scored_in or RunDir(folder).metrics()["protocol"]["id"] == protocol
+            if same and (found := read_masks(folder / FILE, part)).ids == ids:
+                return found
     return None
 
 
 def _changes(
     masks: Mapping[str, Sequence[Masks]], reference: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Per variant and image the change of the mask beyond that between seeds, and the latter alone, where both the
-    variant and the reference have two seeds; with one, the whole change."""
+    """Per variant and image the change of the mask beyond that between seeds, and the latter alone: the mean of the
+    variant's and the reference's, of one of them if the other has one seed; where both have, the whole change."""
     own = masks[reference]
     changed, noise = {}, {}
     for name, found in masks.items():
         if name == reference:
             continue
         changed[name] = np.mean([changes(a, b) for a, b in product(found, own)], axis=0)
-        sides = _between_seeds(found), _between_seeds(own)
-        if sides[0] is not None and sides[1] is not None:
-            noise[name] = (sides[0] + sides[1]) / 2
+        sides = [side for side in (_between_seeds(found), _between_seeds(own)) if side is not None]
+        if sides:  # of a variant with one seed, the other's: else it would head every ranking
+            noise[name] = np.mean(sides, axis=0)
             changed[name] = changed[name] - noise[name]
     return changed, noise
 

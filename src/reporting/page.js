@@ -54,15 +54,16 @@ function drawDistributions() {
   const differing = byId("distributions-what").value === "difference";
   const shown = Object.keys(scores).filter((name) => !(differing && name === panels.reference)).reverse();
   const points = ids.length * shown.length <= 8000 ? "all" : "outliers";
-  const traces = shown.map((name) => ({
-    type: "box", orientation: "h", name: lines(name), boxpoints: points, pointpos: 0, jitter: 0.7, boxmean: true,
+  // each box stands in a row of its number, not of its name: names that were cut may be equal
+  const traces = shown.map((name, row) => ({
+    type: "box", orientation: "h", name: lines(name), y: ids.map(() => row), boxpoints: points, pointpos: 0, jitter: 0.7, boxmean: true,
     x: differing ? scores[name].map((value, i) => value - reference[i]) : scores[name], text: ids.map(plain),
     marker: { size: 3, opacity: 0.45, color: colour(name) }, line: { width: 1.2, color: colour(name) },
     fillcolor: faded(colour(name), 0.12), hovertemplate: "%{text}<br>%{x:.3f}<extra></extra>", showlegend: false,
   }));
   draw("distributions", traces, { height: 110 + 38 * shown.length, xaxis: { title: { text: plain(label) + (differing
     ? ` minus that of ${plain(panels.reference)}` : "") }, zeroline: true, zerolinecolor: css("--soft") },
-    yaxis: { tickfont: { size: narrow() ? 9 : 12 } } });
+    yaxis: { tickvals: shown.map((_, row) => row), ticktext: shown.map(lines), tickfont: { size: narrow() ? 9 : 12 } } });
 }
 
 function drawStrata() {
@@ -204,7 +205,7 @@ function showPicture() {
   byId("divider").style.left = `calc(${at}% - 1px)`;
   byId("left-score").textContent = `${panels.metric} ${picture.scores[left].toFixed(3)}`;
   byId("right-score").textContent = `${panels.metric} ${picture.scores[right].toFixed(3)}`;
-  byId("why").textContent = picture.chosen_for === panels.reference ? `${picture.id}: among the lowest scores.`
+  byId("why").textContent = picture.chosen_for === panels.reference ? `${picture.id}: among the worst scores.`
     : `${picture.id}: chosen for ${picture.chosen_for}, which changes the mask by ${picture.change.toFixed(3)}` +
       (picture.between_seeds === null ? "." : ` beyond the ${picture.between_seeds.toFixed(3)} that two seeds of one variant differ by.`);
   [...byId("thumbs").children].forEach((thumb, i) => thumb.setAttribute("aria-pressed", i === current));

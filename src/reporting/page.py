@@ -94,6 +94,10 @@ def _warnings(table: Table, states: Sequence[RunState]) -> list[str]:
         told.append(f"These scores LEAK and are no result on unseen images: {protocol['leaks']}.")
     if table.part == "val":
         told.append("Scored on the val images, which chose checkpoint and threshold: no result on unseen images.")
+    if states[0].run.variant not in table.variants:
+        told.append(
+            f"The first variant, {states[0].run.variant}, has no finished run: differences are to {table.reference}."
+        )
     if left := len(states) - len(table.results):
         told.append(f"{left} of {len(states)} runs are not finished; they are not in the tables and plots of scores.")
     if single := [row.variant for row in table.rows if row.scores[first].n == 1]:

@@ -13,6 +13,7 @@ import yaml
 from src.comparison import Result, Table, higher_is_better, scores_of, value_of
 from src.files import read_csv
 from src.reporting.latency import Latencies
+from src.rundir import flat
 from src.scoring import area_thirds
 from src.study import override_values
 
@@ -132,12 +133,15 @@ def _is_numeric(value: Any) -> bool:
 
 
 def varied_settings(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """By variant what a sweep varied: dotted key and value, None where it was left at its default."""
+    """By variant what a sweep varied: dotted key and value; what was not typed has its value from the config."""
     typed = override_values([result.config["overrides"] or [] for result in results])
-    return {
-        result.run.variant: {key: None if value is None else _parsed(value) for key, value in values.items()}
-        for result, values in zip(results, typed, strict=True)
-    }
+    settings: dict[str, dict[str, Any]] = {}
+    for result, values in zip(results, typed, strict=True):
+        defaults = flat(result.config) | result.config.get("choices", {})
+        settings[result.run.variant] = {
+            key: defaults.get(key) if value is None else _parsed(value) for key, value in values.items()
+        }
+    return settings
 
 
 def _parsed(value: str) -> Any:
@@ -192,7 +196,8 @@ def curves(table: Table, shown: Sequence[str]) -> dict[str, Any]:
     """Per metric and variant the mean of its seeds in each epoch, with the lowest and highest."""
     panels: dict[str, Any] = {}
     for variant in shown:
-        histories = [read_csv(result.path / "history.csv") for result in table.variants[variant]]
+        paths = [result.path / "history.csv" for result in table.variants[variant]]
+        histories = [read_csv(path) for path in paths if path.is_file()]
         for metric in CURVES:
             of_seeds = [[float(row[metric]) for row in rows] for rows in histories if rows and metric in rows[0]]
             if not of_seeds:

@@ -26,8 +26,7 @@ def write_plots(panels: Mapping[str, Any], gallery: Gallery, folder: Path, note:
 
     ValueError for a `kind` that is none of FORMATS.
     """
-    if kind not in FORMATS:
-        raise ValueError(f"figures={kind} is not possible. Use {', '.join(FORMATS)}.")
+    check_format(kind)
     figures: dict[str, Callable[[], Figure | None]] = {
         "pareto": lambda: _pareto(panels),
         "distributions": lambda: _distributions(panels),
@@ -38,10 +37,12 @@ def write_plots(panels: Mapping[str, Any], gallery: Gallery, folder: Path, note:
         "overlays": lambda: _overlays(panels, gallery),
     }
     folder.mkdir(parents=True, exist_ok=True)
+    plt.rcParams["text.parse_math"] = False  # names may hold a $
     written = []
     for name, draw in figures.items():
         path = folder / f"{name}.{kind}"
-        path.unlink(missing_ok=True)  # of an earlier report, which had something to show
+        for old in FORMATS:  # of an earlier report, which showed other runs, or had something to show
+            (folder / f"{name}.{old}").unlink(missing_ok=True)
         if (figure := draw()) is None:
             continue
         width = int(figure.get_figwidth() * 17)
@@ -50,6 +51,11 @@ def write_plots(panels: Mapping[str, Any], gallery: Gallery, folder: Path, note:
         plt.close(figure)
         written.append(path)
     return written
+
+
+def check_format(kind: str) -> None:
+    if kind not in FORMATS:
+        raise ValueError(f"figures={kind} is not possible. Use {', '.join(FORMATS)}.")
 
 
 def _colours(names: Sequence[str], reference: str) -> dict[str, Any]:
@@ -231,5 +237,6 @@ def _overlays(panels: Mapping[str, Any], gallery: Gallery) -> Figure | None:
         row[0].set_ylabel(picture.id[:20], fontsize=5)
     for axis, variant in zip(axes[0], variants, strict=True):
         axis.set_title(textwrap.fill(variant, 22), fontsize=6)
-    figure.suptitle("Where a variant changes the mask most: truth green, prediction red", fontsize=8)
+    what = "Where a variant changes the mask most" if gallery.changes else "The worst scores"
+    figure.suptitle(f"{what}: truth green, prediction red", fontsize=8)
     return figure
