@@ -134,9 +134,11 @@ def _metrics(run: Path, mode: str) -> dict[str, Any]:
 def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], reference: str | None = None) -> Table:
     """The table of some runs; `reference` is a variant's name, the first one by default.
 
-    Raises ValueError for runs of different protocols or images, two runs of one variant and seed, an unknown metric or
-    reference, and metrics that are undefined on some image.
+    Raises ValueError for runs of different protocols or images, two runs of one variant and seed, no metric, an unknown
+    metric or reference, and metrics that are undefined on some image.
     """
+    if not metrics:
+        raise ValueError("metrics=[]: a comparison needs one column at least, such as metrics=[dice].")
     _require_one_protocol(results)
     for metric in metrics:
         _require_defined(results, metric)

@@ -97,6 +97,12 @@ def _check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}={value} is not possible; it is {text}.")
 
 
+def listed(cfg: DictConfig, key: str) -> list[str]:
+    """The words of a key that may be null, one word or a list."""
+    value = cfg[key]
+    return [] if value is None else [value] if isinstance(value, str) else [str(item) for item in value]
+
+
 def check_switches(config: Mapping[str, Any], *keys: str) -> None:
     """ValueError for a key that is no bool: any other word would count as true."""
     for key in keys:

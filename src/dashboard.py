@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
-from src.config import check_switches, user_errors
+from src.config import check_switches, listed, user_errors
 from src.rundir import RunDir
 from src.study import StudyRun, override_values, study_question, study_runs
 
 if TYPE_CHECKING:
     from src.reporting.boards import Board
 
-ID_FILE = "wandb_id.txt"
 SPECIFICATION = "dashboard.json"
 # what the check asks of a run online, besides its epochs; the config's keys are those that dashboards group by
 CONFIG_KEYS = ("model", "data", "seed", "choices", "variant")
@@ -35,10 +34,9 @@ def _run(cfg: DictConfig) -> None:
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ConfigError('the package wandb-workspaces is not installed: uv pip install "wandb-workspaces>=0.4"')
     folder = Path(cfg.runs) / cfg.study
-    metrics = [cfg.metrics] if isinstance(cfg.metrics, str) else list(cfg.metrics)
     with user_errors():
         check_switches(cfg, "dry", "check")
-        board = make_board(folder, cfg.entity or "", cfg.project, metrics)
+        board = make_board(folder, cfg.entity or "", cfg.project, listed(cfg, "metrics"))
         if cfg.dry:
             _write_specification(board, folder)
             return
@@ -123,6 +121,8 @@ def missing_online(
 ) -> Iterable[tuple[StudyRun, list[str]]]:
     """Each finished run of a study with what is not on the server of it; `api` is a `wandb.Api`."""
     import wandb
+
+    from src.loggers import ID_FILE
 
     for run in runs:
         path = folder / run.name

@@ -32,6 +32,7 @@ AnyLogger = Logger | Literal[False] | None
 MODES = ("auto", "online", "offline")
 FINISH_SECONDS = 60.0  # how long the end of an online run may wait for its upload; what is missing stays on disk
 LONGEST_SIDE = 512
+ID_FILE = "wandb_id.txt"  # in the run directory: its W&B id
 OVERLAYS = "overlays"  # where the pictures of masks stand
 BEST = ("best/value", "best/epoch")  # of the monitored metric, in the summary; epochs count from 1
 TAGGED = ("model", "data", "loss")  # groups whose choice is a tag
@@ -223,7 +224,7 @@ def _start(wandb: ModuleType, mode: str, arguments: dict[str, Any]) -> Any:
 
 def _run_id(folder: Path) -> str:
     """The directory's W&B id. From `secrets`: a seeded generator would give all runs of a seed the same one."""
-    path = folder / "wandb_id.txt"
+    path = folder / ID_FILE
     if not path.exists():
         draft = path.with_suffix(".tmp")
         draft.write_text(secrets.token_hex(4) + "\n")

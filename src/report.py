@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.cli import ConfigError, entry_point
-from src.config import check_switches, user_errors
+from src.config import check_switches, listed, user_errors
 from src.study import (
     RunState,
     StudyRun,
@@ -25,7 +25,6 @@ from src.study import (
     state_of,
     study_question,
     study_runs,
-    study_states,
     summary,
 )
 
@@ -61,7 +60,7 @@ class Request:
 
 
 def _run(cfg: DictConfig) -> None:
-    studies, patterns = _listed(cfg, "study"), _listed(cfg, "run")
+    studies, patterns = listed(cfg, "study"), listed(cfg, "run")
     if bool(studies) == bool(patterns):
         raise ConfigError(
             "which runs? Give a study, python -m src.report study=ablation_modules-kvasir_seg, or run directories, "
@@ -69,13 +68,8 @@ def _run(cfg: DictConfig) -> None:
         )
     with user_errors():
         check_switches(cfg, "status", "latency")
-        if not cfg.metrics:
-            raise ConfigError("metrics=[]: a report needs one column at least, such as metrics=[dice].")
         if len(studies) == 1:
             folder = Path(cfg.runs) / studies[0]
-            if cfg.status:
-                print_status(folder, study_states(folder))
-                return
             runs, title, question = study_runs(folder), folder.name, study_question(folder)
             out = folder / "report"
         else:
@@ -87,15 +81,15 @@ def _run(cfg: DictConfig) -> None:
                 print(f"{len(planned) - len(begun)} of {len(planned)} planned runs were not begun; they are left out.")
             title = " and ".join(studies) or (f"{len(runs)} runs" if len(runs) > 1 else Path(runs[0].name).name)
             out = Path("reports") / hashlib.sha256("\n".join(run.name for run in runs).encode()).hexdigest()[:8]
-            if cfg.status:
-                print_status(folder, [state_of(folder, run) for run in runs])
-                return
+        if cfg.status:
+            print_status(folder, [state_of(folder, run) for run in runs])
+            return
         request = Request(
             folder,
             runs,
             Path(cfg.out or out),
             title,
-            metrics=_listed(cfg, "metrics"),
+            metrics=listed(cfg, "metrics"),
             part=cfg.part,
             mode=cfg.mode,
             reference=cfg.reference,
@@ -104,11 +98,6 @@ def _run(cfg: DictConfig) -> None:
             question=question,
         )
         write_report(request)
-
-
-def _listed(cfg: DictConfig, key: str) -> list[str]:
-    value = cfg[key]
-    return [] if value is None else [value] if isinstance(value, str) else [str(item) for item in value]
 
 
 def print_status(folder: Path, states: list[RunState]) -> None:
@@ -158,7 +147,8 @@ def write_report(request: Request) -> "Comparison":
         write_text(out / "table.md", texts.markdown(table, latencies) + "\n")
         write_text(out / "table.tex", texts.latex(table, latencies) + "\n")
         write_csv(out / "table.csv", texts.table_rows(table, latencies))
-        write_csv(out / "results.csv", texts.run_rows(table))
+        run_rows = texts.run_rows(table)
+        write_csv(out / "results.csv", run_rows)
         bar.update()
         panels = make_panels(table, latencies)
         gallery = make_gallery(table, panels["shown"])
@@ -169,6 +159,7 @@ def write_report(request: Request) -> "Comparison":
             title=request.title,
             question=request.question,
             states=states,
+            run_rows=run_rows,
             latencies=latencies,
             published=published_on(results[0].metrics["protocol"]["dataset"]),
         )

@@ -68,14 +68,19 @@ def write_plan(
     write_json(folder / PLAN, plan)
 
 
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    """None where nothing was planned."""
+    path = folder / PLAN
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def study_runs(folder: Path) -> list[StudyRun]:
     """The planned runs of a study's folder; of a search those that it began. ValueError where nothing was planned."""
-    path = folder / PLAN
-    if not path.is_file():
+    plan = _read_plan(folder)
+    if plan is None:
         studies = sorted(found.parent.name for found in folder.parent.glob(f"*/{PLAN}"))
         there = f"Studies there: {', '.join(studies)}." if studies else "No study was begun there."
         raise ValueError(f"study={folder.name}: nothing was begun under that name in {folder.parent}. {there}")
-    plan = json.loads(path.read_text(encoding="utf-8"))
     return _begun(folder, plan["search"]) if plan["search"] else [StudyRun(**run) for run in plan["runs"]]
 
 
@@ -138,8 +143,8 @@ def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def study_question(folder: Path) -> str:
     """What the study's file in conf/experiment says that it asks; empty where the study has no such file."""
-    path = folder / PLAN
-    command = json.loads(path.read_text(encoding="utf-8"))["command"] if path.is_file() else []
+    plan = _read_plan(folder)
+    command = plan["command"] if plan else []
     names = [word.partition("=")[2] for word in command if word.startswith("experiment=")]
     file = EXPERIMENTS / f"{names[-1]}.yaml" if names else EXPERIMENTS
     if not names or not file.is_file():
@@ -152,8 +157,8 @@ def study_question(folder: Path) -> str:
 
 def planned_variant(run_dir: Path) -> str | None:
     """What the study in whose folder a run lies calls it; None for a run of no study, or of a search."""
-    path = run_dir.parent / PLAN
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    plan = _read_plan(run_dir.parent)
+    runs = plan["runs"] if plan else []
     return next((run["variant"] for run in runs if run["name"] == run_dir.name), None)
 
 

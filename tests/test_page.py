@@ -13,6 +13,7 @@ from src.reporting.gallery import Gallery, Picture, make_gallery
 from src.reporting.page import render_page
 from src.reporting.panels import make_panels
 from src.reporting.published import published_on
+from src.reporting.texts import run_rows
 from src.study import RunState, StudyRun, study_states
 
 from .browser import needs_chromium, visit
@@ -26,7 +27,14 @@ def write_page(table: Table, states: list[RunState], path: Path, *, title: str =
     panels = make_panels(table)
     published = published_on("kvasir_seg")
     page = render_page(
-        table, panels, gallery, title=title, question="Which is better?", states=states, published=published
+        table,
+        panels,
+        gallery,
+        title=title,
+        question="Which is better?",
+        states=states,
+        run_rows=run_rows(table),
+        published=published,
     )
     write_text(path, page)
     return path.as_uri()

@@ -104,6 +104,7 @@ def test_runs_on_other_images_do_not_share_a_table(study: tuple[Path, list[Study
     ("how", "message"),
     [
         ({"metrics": ["dise"]}, "metrics=dise: not among the columns"),
+        ({"metrics": []}, r"metrics=\[\]: a comparison needs one column"),
         ({"metrics": ["id"]}, "metrics=id: not among the columns"),
         ({"metrics": ["dice"], "reference": "bald"}, "Possible: plain; bold"),
     ],

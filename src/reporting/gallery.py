@@ -68,8 +68,8 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
     missing = f"{without} runs keep no readable masks of {table.part}: {remedy}" if without else ""
     if table.reference not in masks:
         return Gallery(missing=f"No pictures of masks: {missing}")
-    per_image, noise = _changes(masks, table.reference)
     own_noise = _between_seeds(masks[table.reference])
+    per_image, noise = _changes(masks, table.reference, own_noise)
     others = sorted(per_image, key=lambda name: -per_image[name].mean())[: VARIANTS - 1]
     variants = [name for name in kept if name == table.reference or name in others]
     ids = masks[table.reference][0].ids
@@ -115,17 +115,17 @@ def _masks(result: Result, part: str) -> Masks | None:
 
 
 def _changes(
-    masks: Mapping[str, Sequence[Masks]], reference: str
+    masks: Mapping[str, Sequence[Masks]], reference: str, own_noise: np.ndarray | None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Per variant and image the change of the mask beyond that between seeds, and the latter alone: the mean of the
-    variant's and the reference's, of one of them if the other has one seed; where both have, the whole change."""
+    variant's and the reference's (`own_noise`), of one if the other has one seed; where both have, the whole change."""
     own = masks[reference]
     changed, noise = {}, {}
     for name, found in masks.items():
         if name == reference:
             continue
         changed[name] = np.mean([changes(a, b) for a, b in product(found, own)], axis=0)
-        sides = [side for side in (_between_seeds(found), _between_seeds(own)) if side is not None]
+        sides = [side for side in (_between_seeds(found), own_noise) if side is not None]
         if sides:  # of a variant with one seed, the other's: else it would head every ranking
             noise[name] = np.mean(sides, axis=0)
             changed[name] = changed[name] - noise[name]

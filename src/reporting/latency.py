@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.comparison import Table
+from src.comparison import Result, Table
 from src.files import write_json
 
 if TYPE_CHECKING:
@@ -74,13 +74,14 @@ def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Lat
     from src.build import build_net
 
     load = os.getloadavg()[0]
-    firsts = {name: results[0] for name, results in table.variants.items()}
-    shapes = {_shape(result.metrics) for result in firsts.values()}
+    keys = _keys(table)
+    distinct = {key: table.variants[name][0] for name, key in keys.items()}
+    shapes = {_shape(result) for result in distinct.values()}
     by_key: dict[str, Latency] = {}
     for shape in shapes:
-        keys = {_key(r.config["model"], shape): r for r in firsts.values() if _shape(r.metrics) == shape}
-        nets = [build_net(result.config["model"], quiet=True) for result in keys.values()]
-        by_key |= zip(keys, time_nets(nets, shape, seconds / len(shapes)), strict=True)
+        alike = {key: result for key, result in distinct.items() if _shape(result) == shape}
+        nets = [build_net(result.config["model"], quiet=True) for result in alike.values()]
+        by_key |= zip(alike, time_nets(nets, shape, seconds / len(shapes)), strict=True)
     import torch
 
     sizes = " / ".join(sorted(f"{height}x{width}" for _, _, height, width in shapes))
@@ -91,9 +92,7 @@ def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Lat
     if load > BUSY:
         conditions += " (the machine was busy: measure again when it is idle)"
     write_json(path, {"conditions": conditions, "networks": {key: asdict(value) for key, value in by_key.items()}})
-    return Latencies(
-        {name: by_key[_key(r.config["model"], _shape(r.metrics))] for name, r in firsts.items()}, conditions
-    )
+    return Latencies({name: by_key[key] for name, key in keys.items()}, conditions)
 
 
 def kept_latencies(table: Table, path: Path) -> Latencies | None:
@@ -101,8 +100,7 @@ def kept_latencies(table: Table, path: Path) -> Latencies | None:
     if not path.is_file():
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
-    firsts = {name: results[0] for name, results in table.variants.items()}
-    keys = {name: _key(result.config["model"], _shape(result.metrics)) for name, result in firsts.items()}
+    keys = _keys(table)
     if not set(keys.values()) <= kept["networks"].keys():
         return None
     return Latencies({name: Latency(**kept["networks"][key]) for name, key in keys.items()}, kept["conditions"])
@@ -116,11 +114,13 @@ def processor() -> str:
     return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 
 
-def _shape(metrics: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    batch, channels, height, width = metrics["cost"]["input_shape"]
+def _shape(result: Result) -> tuple[int, int, int, int]:
+    batch, channels, height, width = result.metrics["cost"]["input_shape"]
     return batch, channels, height, width
 
 
-def _key(model: Mapping[str, Any], shape: Sequence[int]) -> str:
-    """Networks of one config are one network, whatever a study calls them."""
-    return hashlib.sha256(json.dumps([model, list(shape)], sort_keys=True, default=str).encode()).hexdigest()[:12]
+def _keys(table: Table) -> dict[str, str]:
+    """By variant the key of its network: networks of one config are one network, whatever a study calls them."""
+    told = {name: [found[0].config["model"], list(_shape(found[0]))] for name, found in table.variants.items()}
+    texts = {name: json.dumps(network, sort_keys=True, default=str) for name, network in told.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()}

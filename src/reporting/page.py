@@ -20,7 +20,7 @@ from src.comparison import Table
 from src.reporting.gallery import Gallery, for_page
 from src.reporting.latency import Latencies
 from src.reporting.published import Published
-from src.reporting.texts import caption, p_text, plus_minus, run_rows
+from src.reporting.texts import caption, p_text, plus_minus
 from src.study import RunState, summary
 
 HERE = Path(__file__).parent
@@ -55,10 +55,11 @@ def render_page(
     title: str,
     question: str,
     states: Sequence[RunState],
+    run_rows: Sequence[Mapping[str, Any]],
     latencies: Latencies | None = None,
     published: Sequence[Published] = (),
 ) -> str:
-    """`states` are those of all runs that were asked for, finished or not."""
+    """`states` are those of all runs that were asked for, finished or not; `run_rows` is `texts.run_rows(table)`."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.globals["inline"] = lambda name: Markup((HERE / name).read_text(encoding="utf-8"))
     data = {"panels": panels, "gallery": for_page(gallery)}
@@ -69,11 +70,10 @@ def render_page(
         summary=summary(states),
         warnings=_warnings(table, states),
         table=_comparison_table(table, latencies),
-        runs=_runs_table(table, states),
+        runs=_runs_table(table.metrics, run_rows, states),
         panels=panels,
         gallery=gallery,
         published=published,
-        dataset=table.results[0].metrics["protocol"]["dataset"],
         made=time.strftime("%Y-%m-%d %H:%M"),
         data=Markup(_script_safe(data)),
         plotly=Markup(get_plotlyjs()),
@@ -146,10 +146,12 @@ def _comparison_table(table: Table, latencies: Latencies | None) -> dict[str, An
     return {"heads": heads, "rows": rows}
 
 
-def _runs_table(table: Table, states: Sequence[RunState]) -> dict[str, Any]:
+def _runs_table(
+    metrics: Sequence[str], run_rows: Sequence[Mapping[str, Any]], states: Sequence[RunState]
+) -> dict[str, Any]:
     """Every run: where it lies, and what its scores were made of; or why it has none."""
-    finished = {row["run"]: row for row in run_rows(table)}
-    heads = [*RUN_COLUMNS[:4], *table.metrics, *RUN_COLUMNS[4:], "reason"]
+    finished = {row["run"]: row for row in run_rows}
+    heads = [*RUN_COLUMNS[:4], *metrics, *RUN_COLUMNS[4:], "reason"]
     rows = []
     for found in states:
         known: Mapping[str, Any] = finished.get(found.run.name, {})
