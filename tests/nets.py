@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,18 @@ from src.models.emisnet import EMISNet
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = sorted(str(path.relative_to(CONF / "model").with_suffix("")) for path in (CONF / "model").rglob("*.yaml"))
+
+
+def _text(name: str) -> str:
+    """A model's config file with those it starts from."""
+    text = (CONF / "model" / f"{name}.yaml").read_text()
+    parent = re.search(r"^defaults: \[(\w+), _self_\]$", text, re.MULTILINE)
+    return text + (_text(parent[1]) if parent else "")
+
+
 EMISNETS = [name for name in MODELS if name.startswith("emisnet")]
-BASELINES = [name for name in MODELS if name not in EMISNETS]
+RIVALS = [name for name in MODELS if "src.models.rivals." in _text(name)]
+BASELINES = [name for name in MODELS if name not in EMISNETS + RIVALS]
 WARNING = "A dilation > 1 meets a 1x1 kernel"  # what the network as published says when it is built
 
 

@@ -13,7 +13,7 @@ from src.models import fuse as module
 from src.models.cost import measure_cost
 from src.models.emisnet import EMISNet
 from src.models.fuse import fuse
-from tests.nets import BASELINES, EMISNETS, build, max_diff, meta, seeded, unsettle
+from tests.nets import EMISNETS, build, max_diff, meta, seeded, unsettle
 
 TOLERANCE = 1e-4  # of float32 logits, which `unsettle` makes about 3 large
 EXACT = 1e-9  # in float64, where a fold that is only nearly right shows
@@ -149,13 +149,6 @@ def test_the_original_is_left_as_it_was(options: dict[str, Any]) -> None:
     assert all(p.requires_grad for p in net.parameters())
     assert list(net.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-
-
-@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 1, 1), lambda: build(BASELINES[0])])
-def test_another_network_is_refused(make: Callable[[], nn.Module]) -> None:
-    net = make()
-    with pytest.raises(TypeError, match=f"EMISNet.*{type(net).__name__}"):
-        fuse(net)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import difflib
 import segmentation_models_pytorch as smp
 import timm
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from src.models.emisnet import pad_to_multiple
+from src.models.sizes import PaddedNet
 
 ARCHITECTURES = {
     "unet": smp.Unet,
@@ -16,10 +16,9 @@ ARCHITECTURES = {
     "fpn": smp.FPN,
     "segformer": smp.Segformer,
 }
-DIVISOR = 32  # most smp decoders refuse any other size
 
 
-class Baseline(nn.Module):
+class Baseline(PaddedNet):
     """An smp network: image (B, in_channels, H, W) -> logits (B, num_classes, H, W), any H, W.
 
     `encoder_name` is one of smp's encoders, or `tu-<name>` for any of timm's. `encoder_weights=None` starts from random
@@ -38,18 +37,16 @@ class Baseline(nn.Module):
         in_channels: int = 3,
         num_classes: int = 1,
     ):
-        super().__init__()
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
         _check_encoder(encoder_name)
-        self.in_channels, self.num_classes = in_channels, num_classes
         self.net = ARCHITECTURES[architecture](
             encoder_name=encoder_name, encoder_weights=encoder_weights, in_channels=in_channels, classes=num_classes
         )
 
-    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
-        height, width = image.shape[-2:]
-        return self.net(pad_to_multiple(image, DIVISOR))[..., :height, :width]
+    def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
+        return self.net(image)  # most of smp's decoders refuse sides that are no multiples of 32
 
 
 def _check_encoder(name: str) -> None:

@@ -15,13 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.blocks import EFAM, ICM, LGFE, make_act
+from src.models.sizes import pad_to_multiple, upsample
 
 MIN_SIZE = 32
-
-
-def upsample(x: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c h2 w2"]:
-    """Bilinear resize to `size` (H, W)."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def make_stem(in_channels: int, out_channels: int, stride: int, act: str) -> nn.Sequential:
@@ -209,13 +205,6 @@ class EMISNet(nn.Module):
         if logits.shape[-2:] != (height, width):
             logits = upsample(logits, (height, width))
         return logits[..., : size[0], : size[1]]
-
-
-def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tensor, "b c h2 w2"]:
-    """Pads below and to the right, repeating the border, to multiples of `divisor`."""
-    height, width = image.shape[-2:]
-    bottom, right = -height % divisor, -width % divisor
-    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
 def _check_image(image: Tensor, in_channels: int) -> None:

@@ -27,22 +27,32 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from src.models.blocks import EFAM, ICM, LGFE
 from src.models.emisnet import EMISNet, ScaleFusion, sum_of_scales
+from src.models.fold import apply_folds, fold_batch_norms
 
 
-def fuse(net: nn.Module) -> EMISNet:
+def fuse(net: nn.Module) -> nn.Module:
     """A folded copy of `net` in eval mode, with the same logits (max abs difference <= 1e-4 in float32).
 
-    The copy is for inference: it cannot be trained further, has no auxiliary heads, and cannot be fused again.
+    Of an EMISNet all of the above; of any other network its BatchNorms, and what its own modules know to be equal in
+    fewer operations (their `folded()`). The copy is for inference: it cannot be trained further, has no auxiliary
+    heads, and cannot be fused again.
 
     Raises:
-        TypeError: for a network that is not an EMISNet, whose structure this module does not know.
         ValueError: for a network that is fused already.
     """
-    if not isinstance(net, EMISNet):
-        raise TypeError(f"fuse() knows EMISNet and its variants, not {type(net).__name__}. Use that network as it is.")
-    if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
-        raise ValueError("this network has no BatchNorm left: it is fused already. Fuse the trained one.")
+    if getattr(net, "is_fused", False):
+        raise ValueError("this network is fused already. Fuse the trained one.")
     fused = copy.deepcopy(net).eval().requires_grad_(False)
+    if isinstance(fused, EMISNet):
+        _fold_emisnet(fused)
+    else:
+        apply_folds(fused)
+        fold_batch_norms(fused, net.in_channels)
+    fused.is_fused = True
+    return fused.eval().requires_grad_(False)
+
+
+def _fold_emisnet(fused: EMISNet) -> None:
     fused.aux_heads = None
     if fused.fusion is not None:
         fused.fusion, fused.head = _fold_fusion(fused.fusion, fused.head), nn.Identity()
@@ -53,7 +63,6 @@ def fuse(net: nn.Module) -> EMISNet:
             _fold_lgfe(module)
         elif isinstance(module, nn.Sequential):
             _fold_sequence(module)
-    return fused.eval()
 
 
 class ScaledCoordAttn(nn.Module):

@@ -1,0 +1,60 @@
+"""Images of any size through networks that halve them: padded inside, cropped back."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tensor, "b c h2 w2"]:
+    """Pads below and to the right, repeating the border, to multiples of `divisor`."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % divisor, -width % divisor
+    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+
+def upsample(
+    x: Float[Tensor, "b c h w"], size: Sequence[int], *, align_corners: bool = False
+) -> Float[Tensor, "b c h2 w2"]:
+    """Bilinear resize to `size` (H, W)."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def twice(x: Float[Tensor, "b c h w"], *, align_corners: bool = False) -> Float[Tensor, "b c h2 w2"]:
+    """Bilinear resize to twice the height and width."""
+    return upsample(x, (2 * x.shape[-2], 2 * x.shape[-1]), align_corners=align_corners)
+
+
+class PaddedNet(nn.Module):
+    """A network behind EMIS-Net's calling convention: image (B, in_channels, H, W) -> logits (B, num_classes, H, W).
+
+    A subclass computes `segment(image)` for sides that are multiples of `divisor`; it may return a list of logits of
+    the image's size in training, the main ones first.
+
+    Raises ValueError from forward for an image with another number of channels.
+    """
+
+    divisor = 32
+
+    def __init__(self, *, in_channels: int, num_classes: int):
+        super().__init__()
+        if min(in_channels, num_classes) < 1:
+            raise ValueError(f"in_channels={in_channels}, num_classes={num_classes}: at least 1 of each is needed.")
+        self.in_channels, self.num_classes = in_channels, num_classes
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"] | list[Tensor]:
+        if image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"the image has {image.shape[1]} channels, this network takes {self.in_channels}. "
+                f"Set model.in_channels={image.shape[1]} or convert the image."
+            )
+        height, width = image.shape[-2:]
+        logits = self.segment(pad_to_multiple(image, self.divisor))
+        if isinstance(logits, list):
+            return [plane[..., :height, :width] for plane in logits]
+        return logits[..., :height, :width]
+
+    def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"] | list[Tensor]:
+        """Logits of an image whose sides are multiples of `divisor`."""
+        raise NotImplementedError
