@@ -73,6 +73,13 @@ def sum_of_scales(scales: list[Tensor], weights: Sequence[Tensor], bias: Tensor 
     return total
 
 
+class Concat(nn.Module):
+    """A list of tensors, concatenated along the channels."""
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=1)
+
+
 class EMISNet(nn.Module):
     """EMIS-Net: image (B, in_channels, H, W) float -> logits (B, num_classes, H, W), any H, W >= 32.
 
@@ -158,6 +165,7 @@ class EMISNet(nn.Module):
         inputs = (channels[0], *channels[:-1])
         self.encoder = nn.ModuleList(map(stage, inputs, channels, encoder_depths))
         self.pool = nn.MaxPool2d(2)
+        self.join = Concat()  # of upsampled features and skip
         self.icm = nn.ModuleDict(
             {str(i): ICM(channels[i], act=act, inner_act=icm_inner_act) for i in sorted(icm_levels)}
         )
@@ -195,7 +203,7 @@ class EMISNet(nn.Module):
         """The decoder's scales, full resolution first."""
         x, scales = features[-1], []
         for blocks, skip in zip(reversed(self.decoder), reversed(features[:-1]), strict=True):
-            x = blocks(torch.cat([upsample(x, skip.shape[-2:]), skip], dim=1))
+            x = blocks(self.join([upsample(x, skip.shape[-2:]), skip]))
             scales.append(x)
         return scales[::-1]
 

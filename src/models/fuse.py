@@ -7,27 +7,28 @@ What folds, and why it may:
 - ICM's linear chain, its BN and its residual into one 1x1 convolution (not when `icm_inner_act` stands between);
 - EFAM and the head, linear both, into one 1x1 convolution per decoder scale at that scale's size: num_classes wide, or
   with real kernels as many times that as they have taps;
-- a dilated 1x1 into a plain one.
+- a dilated 1x1 into a plain one;
+- the concatenation of upsampled features and skip, which need not be made: the decoder's first block reads both.
 
 Products of weights are formed in float64, so that rounding happens once.
 """
 
 # Module surgery: submodules are replaced by others, and torch types a Sequential's layers and a conv's bias loosely.
-# mypy: disable-error-code="assignment,arg-type,union-attr,index,type-var"
+# mypy: disable-error-code="assignment,arg-type,union-attr,index,type-var,operator"
 
 import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from timm.layers.coord_attn import CoordAttn
+from timm.models.ghostnet import GhostModule
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from src.models.blocks import EFAM, ICM, LGFE
-from src.models.emisnet import EMISNet, ScaleFusion, sum_of_scales
+from src.models.emisnet import EMISNet, ScaleFusion
 from src.models.fold import apply_folds, fold_batch_norms
+from src.models.fused import ChannelAffine, FoldedDilatedHead, FoldedHead, FusedLGFE, Ghost, ScaledCoordAttn
 
 
 def fuse(net: nn.Module) -> nn.Module:
@@ -59,89 +60,20 @@ def _fold_emisnet(fused: EMISNet) -> None:
     for level, icm in fused.icm.items():
         fused.icm[level] = _fold_icm(icm)
     for module in list(fused.modules()):
-        if isinstance(module, LGFE):
-            _fold_lgfe(module)
-        elif isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential):
             _fold_sequence(module)
+    outputs = [blocks[-1].norm.num_features for blocks in fused.encoder]
+    for blocks in fused.encoder:
+        _fold_stage(blocks, [blocks[0].depthwise[0].in_channels])
+    for blocks, skip in zip(fused.decoder, outputs, strict=False):
+        _fold_stage(blocks, [blocks[0].depthwise[0].in_channels - skip, skip])
+    fused.join = nn.Identity()
 
 
-class ScaledCoordAttn(nn.Module):
-    """Coordinate attention with its BN folded and a per-channel scale multiplied into the gate over H."""
-
-    def __init__(self, attention: CoordAttn, scale: Float[Tensor, " c"]):
-        super().__init__()
-        self.squeeze = nn.Sequential(fuse_conv_bn_eval(attention.conv1, attention.bn1), attention.act)
-        self.conv_h, self.conv_w, self.gate = attention.conv_h, attention.conv_w, attention.gate
-        self.scale = _frozen(scale[None, :, None, None])
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        height, width = x.shape[-2:]
-        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(-1, -2)
-        rows, columns = self.squeeze(torch.cat([rows, columns], dim=2)).split([height, width], dim=2)
-        gate_h = self.gate(self.conv_h(rows)) * self.scale
-        return x * self.gate(self.conv_w(columns.transpose(-1, -2))) * gate_h
-
-
-class ChannelAffine(nn.Module):
-    """x * scale + shift per channel: what is left of a BN that has no convolution to fold into."""
-
-    def __init__(self, scale: Float[Tensor, " c"], shift: Float[Tensor, " c"]):
-        super().__init__()
-        self.scale = _frozen(scale[None, :, None, None])
-        self.shift = _frozen(shift[None, :, None, None])
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return torch.addcmul(self.shift, x, self.scale)
-
-
-class FoldedHead(nn.Module):
-    """EFAM and the head as one 1x1 convolution per scale: sum_i up(W_i D_i) + b."""
-
-    def __init__(self, weight: Float[Tensor, "n c 1 1"], bias: Float[Tensor, " n"], channels: Sequence[int]):
-        super().__init__()
-        self.bias = _frozen(bias)
-        self.channels = tuple(channels)
-        self.weights = nn.ParameterList(_frozen(part.clone()) for part in weight.split(self.channels, dim=1))
-
-    def forward(self, scales: list[Tensor]) -> Tensor:
-        return sum_of_scales(scales, list(self.weights), self.bias)
-
-
-class FoldedDilatedHead(nn.Module):
-    """EFAM with real dilated kernels and the head: one 1x1 convolution per scale, then each tap moved to its place.
-
-    A tap of a branch's kernel is a 1x1 convolution to num_classes maps, which may as well run before the scales are
-    brought to one size; a convolution with one-hot kernels at the branch's rate moves the maps and sums them up.
-    """
-
-    def __init__(
-        self,
-        weight: Float[Tensor, "d n k k c"],
-        bias: Float[Tensor, " n"],
-        channels: Sequence[int],
-        dilations: Sequence[int],
-    ):
-        super().__init__()
-        _, self.num_classes, size, _, _ = weight.shape
-        self.dilations, self.channels = tuple(dilations), tuple(channels)
-        self.bias = _frozen(bias)
-        taps = weight.flatten(0, 3)[:, :, None, None]
-        self.weights = nn.ParameterList(_frozen(part.clone()) for part in taps.split(self.channels, dim=1))
-        one_hot = torch.eye(size * size, dtype=weight.dtype, device=weight.device).view(1, -1, size, size)
-        self.shifts = _frozen(one_hot.repeat(self.num_classes, 1, 1, 1))
-
-    def forward(self, scales: list[Tensor]) -> Tensor:
-        maps = sum_of_scales(scales, list(self.weights), None).chunk(len(self.dilations), dim=1)
-        reach = self.shifts.shape[-1] // 2
-        total = self.bias[None, :, None, None]
-        for part, rate in zip(maps, self.dilations, strict=True):
-            total = total + F.conv2d(part, self.shifts, padding=rate * reach, dilation=rate, groups=self.num_classes)
-        return total
-
-
-def _frozen(value: Tensor) -> nn.Parameter:
-    """A parameter rather than a buffer, so that a count of the folded network's parameters leaves nothing out."""
-    return nn.Parameter(value, requires_grad=False)
+def _fold_stage(blocks: nn.Sequential, widths: Sequence[int]) -> None:
+    """`widths`: of the parts that the first block reads; the others read what that gives."""
+    for i, block in enumerate(blocks):
+        blocks[i] = _fold_lgfe(block, widths if i == 0 else [block.depthwise[0].in_channels])
 
 
 def _conv1x1(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> nn.Conv2d:
@@ -171,21 +103,41 @@ def _fold_sequence(layers: nn.Sequential) -> None:
             layers[i + 1] = nn.Identity()
 
 
-def _fold_lgfe(block: LGFE) -> None:
+def _fold_lgfe(block: LGFE, widths: Sequence[int]) -> FusedLGFE:
+    """Of a block whose sequences are folded already; the BN that follows attention is left to distribute."""
     scale, shift = _scale_and_shift(block.norm)
     dtype = block.norm.weight.dtype
-    if block.context is None:  # no bias takes the shift, so BN stays an affine map, and attention folds its own BN only
-        if isinstance(block.attention, CoordAttn):
-            block.attention = ScaledCoordAttn(block.attention, torch.ones_like(scale, dtype=dtype))
-        block.norm = ChannelAffine(scale.to(dtype), shift.to(dtype))
-        return
-    last = block.context if isinstance(block.context, nn.Conv2d) else block.context[-1]
-    last.dilation = (1, 1)  # a 1x1 kernel: the rate changes nothing but the speed
-    last.bias.data = (last.bias.double() + shift).to(dtype)
-    if isinstance(block.attention, CoordAttn):
-        block.attention, block.norm = ScaledCoordAttn(block.attention, scale.to(dtype)), nn.Identity()
+    context = [] if block.context is None else [layer for layer in block.context.modules() if _is_conv(layer)]
+    if context:
+        context[-1].dilation = (1, 1)  # a 1x1 kernel: the rate changes nothing but the speed
+        context[-1].bias.data = (context[-1].bias.double() + shift).to(dtype)
+        shift = torch.zeros_like(shift)
+    if isinstance(block.attention, CoordAttn):  # no bias takes the shift where there is no context
+        inner = scale if context else torch.ones_like(scale)
+        attention: nn.Module = _fold_attention(block.attention, inner.to(dtype))
+        norm: nn.Module = nn.Identity() if context else ChannelAffine(scale.to(dtype), shift.to(dtype))
     else:
-        block.norm = ChannelAffine(scale.to(dtype), torch.zeros_like(scale, dtype=dtype))
+        attention, norm = nn.Identity(), ChannelAffine(scale.to(dtype), shift.to(dtype))
+    has_ghost = isinstance(block.ghost, GhostModule)
+    return FusedLGFE(
+        depthwise=block.depthwise[0],
+        act=block.act,
+        mix=block.ghost.primary_conv[0] if has_ghost else block.ghost[0],
+        ghost=Ghost(block.ghost.cheap_operation[0], block.ghost.out_chs) if has_ghost else nn.Identity(),
+        attention=attention,
+        norm=norm,
+        context=context,
+        widths=widths,
+    )
+
+
+def _fold_attention(attention: CoordAttn, scale: Tensor) -> ScaledCoordAttn:
+    squeeze = nn.Sequential(fuse_conv_bn_eval(attention.conv1, attention.bn1), attention.act)
+    return ScaledCoordAttn(squeeze, attention.conv_h, attention.conv_w, scale)
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d)
 
 
 def _fold_icm(icm: ICM) -> nn.Module:
