@@ -4,6 +4,7 @@ python -m src.benchmark models=[emisnet,emisnet_tiny,unet] size=256
 python -m src.benchmark 'models=[emisnet,"emisnet stem_stride=2 act=relu"]'   # a variant: a name and its arguments
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ def benchmark(request: "Request") -> Path:
     from src.rundir import provenance
 
     most_threads, own_threads = max(request.threads), torch.get_num_threads()
+    watch = machine.Watch()
     told = machine.conditions(request.device, request.size, provenance()["commit"])
     rates = [machine.sgemm_rate()]
     floor = machine.measure_floor()
@@ -76,7 +78,8 @@ def benchmark(request: "Request") -> Path:
             device=request.device,
         )  # fmt: skip
         rates.append(machine.sgemm_rate())
-        told["load_after"] = round(machine.load(), 2)
+        others = watch.others()
+        told |= {"load_after": round(machine.load(), 2), "others_cores": others and round(others, 2)}
         peaks: dict[str, Any] = {}
         if request.memory:
             found = peaks_apart(
@@ -89,7 +92,7 @@ def benchmark(request: "Request") -> Path:
     finally:
         torch.set_num_threads(own_threads)
     spreads = [row["p95_ms"] / row["median_ms"] for row in rows if not row["error"]]
-    doubts = machine.doubts(told["load_before"], told["load_after"], most_threads, rates, spreads)
+    doubts = machine.doubts(told["load_before"], others, os.cpu_count() or 1, rates, spreads)
     for row in rows:
         alone = row["gmac_per_s"] is not None and row["threads"] == 1 and request.device == "cpu"
         row["sgemm_share"] = row["gmac_per_s"] / floor.gmac_per_s if alone else None

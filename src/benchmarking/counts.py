@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one forward pass in eval mode: aten kernels run, and bytes of the tensors they read (weights too) and write."""
+    """Of a forward pass in eval mode: aten kernels, and bytes of the tensors they read (weights too) and write."""
 
     kernels: int
     read: int

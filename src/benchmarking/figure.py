@@ -34,13 +34,15 @@ def plot_pareto(
 def _panel(axis: Axes, names: Sequence[str], times: Sequence[float], values: Sequence[float], higher: bool) -> None:
     best = front(times, values, higher)
     axis.step([times[i] for i in best], [values[i] for i in best], where="post", color="0.7", lw=1, zorder=0)
+    middle = (min(times) * max(times)) ** 0.5 if times else 0.0
     for i, name in enumerate(names):
-        on_front = i in best
+        on_front, right = i in best, times[i] > middle
         axis.plot(times[i], values[i], "o", ms=6, color="C0" if on_front else "0.6")
-        axis.annotate(
-            name, (times[i], values[i]), xytext=(5, 4), textcoords="offset points", fontsize=7,
-            fontweight="bold" if on_front else "normal",
+        text = axis.annotate(
+            textwrap.fill(name, 30), (times[i], values[i]), xytext=(-6 if right else 6, 4), textcoords="offset points", fontsize=7,
+            ha="right" if right else "left", fontweight="bold" if on_front else "normal",
         )  # fmt: skip
+        text.set_in_layout(False)  # a long name would squeeze the axes
     if times and max(times) > 8 * min(times):
         axis.set_xscale("log")
     if not higher and values and max(values) > 8 * min(values):

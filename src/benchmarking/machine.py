@@ -1,4 +1,4 @@
-"""What the numbers were measured on: the processor, its floor (what no network on it can beat), and whether it was quiet.
+"""What numbers were measured on: the processor, its floor (what no network on it beats), and whether it was quiet.
 
 Nothing here is about networks.
 """
@@ -19,6 +19,7 @@ from src.progress import available_cores
 
 SIDE = 1024  # of the matrices whose product is timed: 1.07 GMACs
 CACHED, DRAM = 2**18, 2**27  # bytes copied: 0.25 MB stays in a core's own cache, 128 MB do not fit a usual last one
+OTHERS = 0.1  # of all cores, taken by other processes meanwhile
 BUSY = 0.8  # load, in processes that run, above which another one did: a time then says little
 DRIFT = 1.15  # fastest to slowest product of matrices during the measurement
 SPREAD, MANY = 1.5, 0.25  # a time whose p95 is SPREAD medians is noisy; more than this share of them is too many
@@ -46,6 +47,32 @@ def load() -> float:
     return os.getloadavg()[0]
 
 
+class Watch:
+    """How many cores other processes took since it was made, on average; None where the system does not tell.
+
+    A better witness than the load, which holds this process too. The time that a hypervisor took away counts.
+    """
+
+    def __init__(self) -> None:
+        self.begun, self.busy, self.own = time.perf_counter(), *_busy_and_own()
+
+    def others(self) -> float | None:
+        busy, own = _busy_and_own()
+        if busy is None or self.busy is None:
+            return None
+        return max(0.0, busy - self.busy - (own - self.own)) / (time.perf_counter() - self.begun)
+
+
+def _busy_and_own() -> tuple[float | None, float]:
+    """Seconds of work of all cores since the machine began, and of this process and the children that ended."""
+    own = sum(os.times()[:4])
+    file = Path("/proc/stat")
+    if not file.is_file():
+        return None, own
+    user, nice, system, _, _, interrupt, soft, steal = map(int, file.read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK"), own
+
+
 def conditions(device: str, size: int, commit: str) -> dict[str, Any]:
     """Where and when; `load_after` is the caller's to add."""
     return {
@@ -71,20 +98,20 @@ def measure_floor() -> Floor:
 
 
 def doubts(
-    load_before: float, load_after: float, threads: int, rates: Sequence[float], spreads: Sequence[float]
+    load_before: float, others: float | None, cores: int, rates: Sequence[float], spreads: Sequence[float]
 ) -> list[str]:
     """Why the times may mean nothing, in words; an empty list where nothing speaks against them.
 
     Args:
-        threads: the most that the benchmark itself ran, which `load_after` holds.
+        others: cores that other processes took meanwhile, of `Watch`, of `cores` that there are.
         rates: of `sgemm_rate`, before, between and after the settings.
         spreads: p95 / median of every time.
     """
     found = []
     if load_before > BUSY:
-        found.append(f"the machine was busy before (load {load_before:.1f}, of which none was this program's)")
-    if load_after > threads + BUSY:
-        found.append(f"the machine was busy meanwhile (load {load_after:.1f} after, of which {threads} may be ours)")
+        found.append(f"the machine was busy before (load {load_before:.1f})")
+    if others is not None and others > OTHERS * cores:
+        found.append(f"other processes took {others:.1f} of {cores} cores meanwhile")
     if rates and max(rates) > DRIFT * min(rates):
         found.append(f"one and the same matrix product ran at {min(rates):.1f} to {max(rates):.1f} GMAC/s meanwhile")
     noisy = sum(spread > SPREAD for spread in spreads)

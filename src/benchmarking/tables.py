@@ -13,10 +13,9 @@ def markdown(
     models: Sequence[Row], times: Sequence[Row], floor: Floor, conditions: Row, doubts: Sequence[str], reference: str
 ) -> str:
     """All of it, the conditions first, and before those what speaks against the numbers."""
-    parts = [f"> **Warning: do not use these times.** {'; '.join(doubts)}. Measure again when it is idle."] * bool(
-        doubts
-    )
-    parts += ["# Benchmark", told(conditions), "## Models", _models(models, conditions)]
+    parts = ["# Benchmark", told(conditions), "## Models", _models(models, conditions)]
+    if doubts:
+        parts.insert(0, f"> **Warning: do not use these times.** {'; '.join(doubts)}. Measure again when it is idle.")
     settings = list(dict.fromkeys((row["batch"], row["threads"]) for row in times))
     parts.append("## Latency")
     parts.append(
@@ -53,8 +52,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _time(row: Row) -> str:
     if row["error"]:
-        return "error" if row["error"].startswith("wrong output") else "n/a"
-    return f"{row['median_ms']:.3g}" + (f" ({row['ratio']:.2f})" if row["ratio"] is not None else "")
+        return f"{row['error'].split(':')[0][:24]} (below)"
+    return _number(row["median_ms"]) + (f" ({row['ratio']:.2f})" if row["ratio"] is not None else "")
 
 
 def _models(models: Sequence[Row], conditions: Row) -> str:
@@ -71,9 +70,10 @@ def _models(models: Sequence[Row], conditions: Row) -> str:
 
 def _floor(floor: Floor) -> str:
     return (
-        f"One thread of this machine, in the same run: matrix product {floor.gmac_per_s:.1f} GMAC/s (float32); copies, read "
-        f"plus written, {floor.cached_gb_per_s:.1f} GB/s in cache ({CACHED / 1e6:.2g} MB) and {floor.dram_gb_per_s:.1f} GB/s "
-        f"from memory ({DRAM / 1e6:.0f} MB). Kernels and traffic are of an eager forward pass of one image, counted."
+        f"One thread of this machine, in the same run: matrix product {floor.gmac_per_s:.1f} GMAC/s (float32); copies, "
+        f"read plus written, {floor.cached_gb_per_s:.1f} GB/s in cache ({CACHED / 1e6:.2g} MB) and "
+        f"{floor.dram_gb_per_s:.1f} GB/s from memory ({DRAM / 1e6:.0f} MB). "
+        "Kernels and traffic are of an eager forward pass of one image, counted."
     )
 
 

@@ -26,7 +26,7 @@ class Peak:
 
 
 def training_step(net: nn.Module, image: torch.Tensor) -> Callable[[], None]:
-    """A call that computes the gradients of BCE + Dice on `image` (B, C, H, W) and random masks, for a copy of `net`."""
+    """A call that computes the gradients of BCE + Dice on `image` (B, C, H, W), for a copy of `net`."""
     net = copy.deepcopy(net).requires_grad_(True).train()
     loss = DeepSupervision(WeightedSum(losses=[BCELoss(), TverskyLoss()], weights=[1.0, 1.0]))
     mask = (random_images(len(image), 1, image.shape[-1]) > 0).to(image.device, torch.uint8)
@@ -53,8 +53,8 @@ def peaks_apart(
 
 
 def peak_memory(config: Mapping[str, Any], size: int, batch: int, threads: int, device: str) -> Peak:
-    """For a fresh process: resident memory on the CPU (allocated memory on a GPU) of a forward pass of one image, then of
-    a training step of `batch` images, each at its peak, less what was taken before the first."""
+    """For a fresh process: resident memory on the CPU, allocated memory on a GPU, of a forward pass of one image, then
+    of a training step of `batch` images, each at its peak, less what was taken before the first."""
     torch.set_num_threads(threads)
     net = build_net(config, quiet=True).to(device).eval()
     few = random_images(2, config["in_channels"], 64).to(device)
