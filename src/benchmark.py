@@ -57,10 +57,11 @@ def benchmark(request: "Request") -> Path:
             for name, config in request.models.items():
                 contenders.append(make_contender(name, config, request.size))
                 bar.update()
-        print(f"expected: about {expected_minutes(request, contenders):.0f} min", file=sys.stderr)
         for contender in contenders:
             for net in filter(None, (contender.net, contender.fused)):
                 net.to(request.device)
+        minutes = expected_minutes(request, contenders)
+        print(f"expected: about {max(1, round(minutes))} min", file=sys.stderr)
         rows: list[dict[str, Any]] = []
         for batch in request.batches:
             with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +80,7 @@ def benchmark(request: "Request") -> Path:
         )  # fmt: skip
         rates.append(machine.sgemm_rate())
         others = watch.others()
-        told |= {"load_after": round(machine.load(), 2), "others_cores": others and round(others, 2)}
+        told |= {"load_after": round(machine.load(), 2), "cores_of_others": others and round(others, 2)}
         peaks: dict[str, Any] = {}
         if request.memory:
             found = peaks_apart(
@@ -122,7 +123,7 @@ def expected_minutes(request: "Request", contenders: "Sequence[Contender]") -> f
     passes = 0.0
     with torch.inference_mode():
         for contender in contenders:
-            image = random_images(1, contender.in_channels, request.size)
+            image = random_images(1, contender.in_channels, request.size).to(request.device)
             begun = time.perf_counter()
             contender.net(image)
             passes += time.perf_counter() - begun

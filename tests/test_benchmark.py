@@ -57,7 +57,7 @@ def test_it_writes_tables_and_picture(tmp_path: Path, capsys: pytest.CaptureFixt
     names = [NARROW, display_name(RELU)]
     assert [(row["model"], row["engine"]) for row in rows] == [(name, e) for name in names for e in CONFIG["engines"]]
     for row in rows:
-        assert row["error"] == "" and float(row["p95_ms"]) >= float(row["median_ms"]) > 0 and int(row["n"]) >= 5
+        assert row["error"] == "" and float(row["p95_ms"]) >= float(row["median_ms"]) > 0 and int(row["n"]) >= 3
         assert float(row["max_abs_diff"]) < 1e-3
         assert row["model"] != names[0] or float(row["ratio"]) == 1.0
         assert row["engine"] != "eager" or float(row["ratio_to_eager"]) == 1.0

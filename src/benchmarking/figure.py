@@ -39,9 +39,14 @@ def _panel(axis: Axes, names: Sequence[str], times: Sequence[float], values: Seq
         on_front, right = i in best, times[i] > middle
         axis.plot(times[i], values[i], "o", ms=6, color="C0" if on_front else "0.6")
         text = axis.annotate(
-            textwrap.fill(name, 30), (times[i], values[i]), xytext=(-6 if right else 6, 4), textcoords="offset points", fontsize=7,
-            ha="right" if right else "left", fontweight="bold" if on_front else "normal",
-        )  # fmt: skip
+            textwrap.fill(name, 30),
+            (times[i], values[i]),
+            xytext=(-6 if right else 6, 4),
+            textcoords="offset points",
+            fontsize=7,
+            ha="right" if right else "left",
+            fontweight="bold" if on_front else "normal",
+        )
         text.set_in_layout(False)  # a long name would squeeze the axes
     if times and max(times) > 8 * min(times):
         axis.set_xscale("log")

@@ -11,7 +11,8 @@ from src.benchmarking.rounds import in_turns, latency_of, ratio
 from src.benchmarking.training import training_step
 from src.progress import progress
 
-WARM_UP, FEWEST, MOST = 2, 5, 200  # calls of each; FEWEST also where they take longer than they may
+WARM_UP = 1  # calls of each, after the one whose output was compared
+FEWEST, MOST = 3, 200  # timed calls of each; FEWEST also where they take longer than they may
 SETTLE = 0.05  # s: what is quicker is called once untimed in its turn, see in_turns
 BEST = ("onnxruntime", "cuda_graphs", "onnxruntime_unfused", "fused", "eager")  # the first with a time speaks for a net
 

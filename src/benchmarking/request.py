@@ -56,13 +56,14 @@ def make_request(config: Mapping[str, Any]) -> Request:
     if reference not in models:
         hint = did_you_mean(reference, models)
         raise ValueError(f"reference={reference} is none of the models. {hint} Possible: {', '.join(models)}.")
+    threads = config["threads"] if config["device"] == "cpu" else [None]  # a GPU's kernels do not ask
     return Request(
         models=models,
         size=config["size"],
         device=config["device"],
         engines=engines,
         batches=list(dict.fromkeys(config["batches"])),
-        threads=list(dict.fromkeys(n or TORCHS_CHOICE for n in config["threads"])),
+        threads=list(dict.fromkeys(n or TORCHS_CHOICE for n in threads)),
         seconds=float(config["seconds"]),
         train_batch=config["train_batch"],
         reference=reference,
@@ -107,6 +108,8 @@ def _check(config: Mapping[str, Any]) -> Sequence[str]:
         raise ValueError(f"device={device} is not possible. Use {' or '.join(ENGINES)}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no GPU here. Use device=cpu.")
+    if device == "cuda" and config["profile"]:
+        raise ValueError("profile=true tells of operators on the CPU. Leave it out with device=cuda.")
     engines = _words(config["engines"]) or DEFAULT[device]
     for engine in engines:
         if engine not in ENGINES[device]:
