@@ -18,7 +18,6 @@ from src.config import plain, user_errors
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     from src.benchmarking.contender import Contender
-    from src.benchmarking.engines import Exports
     from src.benchmarking.request import Request
 
 EXPORT, COMPILE, MEMORY = 6.0, 45.0, 12.0  # s for each network, on a slow core
@@ -41,6 +40,7 @@ def benchmark(request: "Request") -> Path:
     from src.benchmarking.contender import make_contender
     from src.benchmarking.engines import Exports
     from src.benchmarking.latencies import time_setting, time_training
+    from src.benchmarking.profiles import write_profiles
     from src.benchmarking.training import peaks_apart
     from src.files import write_csv, write_text
     from src.progress import progress
@@ -55,7 +55,8 @@ def benchmark(request: "Request") -> Path:
         with progress(len(request.models), "building", unit=" networks") as bar:
             contenders = []
             for name, config in request.models.items():
-                contenders.append(make_contender(name, config, request.size))
+                with user_errors():  # a size that a network cannot take
+                    contenders.append(make_contender(name, config, request.size))
                 bar.update()
         for contender in contenders:
             for net in filter(None, (contender.net, contender.fused)):
@@ -136,12 +137,12 @@ def expected_minutes(request: "Request", contenders: "Sequence[Contender]") -> f
     return (seconds + max(request.seconds, passes * request.train_batch * 3 * 4)) / 60
 
 
-def model_row(contender: "Contender", request: "Request", speed: float, peak: Any) -> dict[str, Any]:
-    """A row of models.csv; `peak` is a Peak, None, or in words why there is none."""
+def model_row(contender: "Contender", request: "Request", speed: float | str, peak: Any) -> dict[str, Any]:
+    """A row of models.csv; `speed` may say why there is none, and `peak` is a Peak, None, or says so, too."""
     cost, fused = contender.cost, contender.fused_cost
     traffic, fused_traffic = contender.traffic, contender.fused_traffic
-    failed = isinstance(peak, str)
-    measured = None if failed else peak
+    failures = [f"{what}: {value}" for what, value in (("training", speed), ("memory", peak)) if isinstance(value, str)]
+    measured = None if isinstance(peak, str) else peak
     return {
         "model": contender.name,
         "params_m": cost.params / 1e6,
@@ -153,37 +154,11 @@ def model_row(contender: "Contender", request: "Request", speed: float, peak: An
         "traffic_mb": traffic.bytes / 1e6,
         "fused_traffic_mb": fused_traffic and fused_traffic.bytes / 1e6,
         "train_batch": request.train_batch,
-        "train_img_per_s": speed,
+        "train_img_per_s": None if isinstance(speed, str) else speed,
         "inference_peak_mb": measured and measured.inference,
         "training_peak_mb": measured and measured.training,
-        "note": "; ".join(filter(None, [contender.note, f"memory: {peak}" if failed else ""])),
+        "note": "; ".join(filter(None, [contender.note, *failures])),
     }
-
-
-def write_profiles(contenders: "Sequence[Contender]", request: "Request", exports: "Exports") -> None:
-    """<out>/profile/<model>-<engine>.csv: the operators that take the most time, of the first setting."""
-    import re
-
-    import torch
-
-    from src.benchmarking.contender import random_images
-    from src.benchmarking.engines import EngineError
-    from src.benchmarking.profiles import eager_operators, onnxruntime_operators
-    from src.files import write_csv
-
-    threads = request.threads[0]
-    torch.set_num_threads(threads)
-    for contender in contenders:
-        image = random_images(request.batches[0], contender.in_channels, request.size).to(request.device)
-        name = re.sub(r"[^\w.=,-]+", "_", contender.name)
-        write_csv(request.out / "profile" / f"{name}-eager.csv", eager_operators(contender.net, image))
-        if "onnxruntime" in request.engines:
-            try:
-                file = exports.file(contender, image, fused=True)
-            except EngineError:
-                continue  # the table says why
-            operators = onnxruntime_operators(file, image, threads)
-            write_csv(request.out / "profile" / f"{name}-onnxruntime.csv", operators)
 
 
 def draw(request: "Request", models: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], note: str) -> None:

@@ -43,6 +43,7 @@ ROOMS = {
     "benchmarking": {
         *("src.benchmarking", "src.build", "src.losses", "src.models", "src.progress", "src.statistics"),
     },
+    "benchmarking/profiles.py": {"src.benchmarking", "src.files"},
     "benchmarking/request.py": {"src.benchmarking", "src.build", "src.cli", "src.config", "src.files", "src.preflight"},
     "benchmarking/rounds.py": set(),
     "benchmarking/machine.py": {"src.progress"},

@@ -34,10 +34,13 @@ class Contender:
 
 
 def make_contender(name: str, config: Mapping[str, Any], size: int) -> Contender:
-    """Builds the network of a model config with random weights, for images of size x size px."""
+    """Builds the network of a model config with random weights. ValueError where it takes no images of size x size."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = settled(build_net(config, quiet=True), (2, config["in_channels"], size, size))
+        try:
+            net = settled(build_net(config, quiet=True), (2, config["in_channels"], size, size))
+        except RuntimeError as error:
+            raise ValueError(f"{name} does not run at size={size}: {' '.join(str(error).split())}") from error
     image = random_images(1, config["in_channels"], size)
     fused, note = None, ""
     try:

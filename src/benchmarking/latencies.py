@@ -69,13 +69,21 @@ def time_setting(
 
 def time_training(
     contenders: Sequence[Contender], *, batch: int, threads: int, size: int, seconds: float, device: str = "cpu"
-) -> dict[str, float]:
-    """By model the images per second of training steps of `batch` images, taken in turns."""
+) -> dict[str, float | str]:
+    """By model the images per second of training steps of `batch` images, taken in turns; or why there are none."""
     torch.set_num_threads(threads)
-    steps = [training_step(each.net, random_images(batch, each.in_channels, size).to(device)) for each in contenders]
+    found: dict[str, float | str] = {}
+    steps: dict[str, Call] = {}
+    for each in contenders:
+        step = training_step(each.net, random_images(batch, each.in_channels, size).to(device))
+        try:
+            step()
+            steps[each.name] = step
+        except RuntimeError as error:  # out of memory, most likely
+            found[each.name] = f"{type(error).__name__}: {error}".splitlines()[0]
     with progress(None, f"training step, batch {batch}", unit=" rounds") as bar:
-        taken = in_turns(steps, seconds, warm_up=1, fewest=3, most=MOST, after_round=bar.update)
-    return {each.name: 1000 * batch / latency_of(times).median for each, times in zip(contenders, taken, strict=True)}
+        taken = in_turns(list(steps.values()), seconds, warm_up=0, fewest=FEWEST, most=MOST, after_round=bar.update)
+    return found | {name: 1000 * batch / latency_of(times).median for name, times in zip(steps, taken, strict=True)}
 
 
 def _figures(

@@ -1,15 +1,37 @@
 """Where the time of a forward pass goes: operators by share, in ONNX Runtime and in eager PyTorch."""
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.benchmarking.contender import Contender, random_images
+from src.benchmarking.engines import EngineError, Exports
+from src.benchmarking.request import Request
+from src.files import write_csv
+
 TOP, RUNS, WARM_UP = 15, 20, 3
+
+
+def write_profiles(contenders: Sequence[Contender], request: Request, exports: Exports) -> None:
+    """<out>/profile/<model>-<engine>.csv for each network, of the first batch and number of threads."""
+    threads = request.threads[0]
+    torch.set_num_threads(threads)
+    for contender in contenders:
+        image = random_images(request.batches[0], contender.in_channels, request.size)
+        stem = request.out / "profile" / re.sub(r"[^\w.=,-]+", "_", contender.name)
+        write_csv(stem.with_name(f"{stem.name}-eager.csv"), eager_operators(contender.net, image))
+        if "onnxruntime" in request.engines:
+            try:
+                file = exports.file(contender, image, fused=True)
+            except EngineError:
+                continue  # the table says why
+            write_csv(stem.with_name(f"{stem.name}-onnxruntime.csv"), onnxruntime_operators(file, image, threads))
 
 
 def onnxruntime_operators(file: Path, image: Tensor, threads: int) -> list[dict[str, Any]]:
