@@ -99,6 +99,14 @@ def test_memory_is_measured_in_another_process_and_a_failure_told() -> None:
 
 
 def test_a_size_that_a_network_cannot_take_is_told() -> None:
-    unet = {"_target_": "src.models.baselines.Baseline", "architecture": "unet", "encoder_name": "tu-resnet18"}
-    with pytest.raises(ValueError, match="unet does not run at size=50"):
-        make_contender("unet", {**unet, "encoder_weights": None, "in_channels": 3, "num_classes": 1}, 50)
+    wide = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 64}
+    with pytest.raises(ValueError, match="wide does not run at size=32"):
+        make_contender("wide", wide, 32)
+
+
+def test_what_memory_does_not_hold_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contender = make_contender(NAME, CONFIG, 32)
+    monkeypatch.setattr("src.benchmarking.machine.free_memory", lambda: 1e6)
+    setting = {"batch": 1, "threads": 1, "size": 32, "seconds": 0.0, "reference": NAME}
+    (row,) = time_setting([contender], ["eager"], exports=Exports(tmp_path), **setting)  # type: ignore[arg-type]
+    assert row["error"].startswith("no memory") and row["median_ms"] is None

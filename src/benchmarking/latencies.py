@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from src.benchmarking import machine
 from src.benchmarking.contender import Contender, random_images
 from src.benchmarking.engines import Call, EngineError, Exports, ready
 from src.benchmarking.rounds import in_turns, latency_of, ratio
@@ -13,6 +14,7 @@ from src.progress import progress
 
 WARM_UP = 1  # calls of each, after the one whose output was compared
 FEWEST, MOST = 3, 200  # timed calls of each; FEWEST also where they take longer than they may
+RESERVE = 3e9  # bytes left free: networks that take turns are in memory together, 1 GB each at batch 16 and 256 px
 SETTLE = 0.05  # s: what is quicker is called once untimed in its turn, see in_turns
 BEST = ("onnxruntime", "cuda_graphs", "onnxruntime_unfused", "fused", "eager")  # the first with a time speaks for a net
 
@@ -46,6 +48,10 @@ def time_setting(
                 expected = contender.net(image)
             for engine in engines:
                 key = (contender.name, engine)
+                free = machine.free_memory()
+                if free is not None and free < RESERVE:
+                    errors[key] = f"no memory: {free / 1e9:.1f} GB are free; choose fewer models, engines or images"
+                    continue
                 try:
                     calls[key], differences[key] = ready(engine, contender, image, threads, exports, expected)
                 except EngineError as error:

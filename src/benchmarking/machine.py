@@ -73,6 +73,13 @@ def _busy_and_own() -> tuple[float | None, float]:
     return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK"), own
 
 
+def free_memory() -> float | None:
+    """Bytes that a process may take without another's swapping; None where the system does not tell."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def conditions(device: str, size: int, commit: str) -> dict[str, Any]:
     """Where and when; `load_after` is the caller's to add."""
     return {
