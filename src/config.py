@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
@@ -59,6 +60,17 @@ def composed(*overrides: str, multirun: bool = False) -> dict[str, Any]:
         with open_dict(cfg):
             del cfg["hydra"]
         return complete_config(cfg, choices, multirun=multirun, overrides=overrides)
+
+
+@contextmanager
+def beside_hydra() -> Iterator[None]:
+    """In here an entry point may use `preflight` and `composed` for other configs than its own: Hydra holds one."""
+    held, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = held, config
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -170,6 +170,16 @@ def rank_stability(
     return RankStability(frequency, float(np.mean(kept)))
 
 
+def front(costs: Sequence[float], scores: Sequence[float], higher: bool) -> list[int]:
+    """Indices, by rising cost, of what nothing beats in cost and score together."""
+    sign = -1 if higher else 1
+    kept: list[int] = []
+    for i in sorted(range(len(costs)), key=lambda i: (costs[i], sign * scores[i])):
+        if not kept or sign * scores[i] < sign * scores[kept[-1]]:
+            kept.append(i)
+    return kept
+
+
 def _resampled_means(scores: Array, resamples: int, seed: int) -> Array:
     """Means (rows, resamples) of (rows, images) over images drawn with replacement, the same draw for every row."""
     images = scores.shape[1]

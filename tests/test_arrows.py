@@ -39,7 +39,15 @@ ROOMS = {
         *("src.comparison", "src.figures", "src.files", "src.masks", "src.reporting", "src.rundir", "src.scoring"),
         *("src.statistics", "src.study", "src.subject", "src.loggers"),
     },
-    "reporting/latency.py": {"src.build", "src.comparison", "src.files"},
+    "reporting/latency.py": {"src.benchmarking", "src.build", "src.comparison", "src.files"},
+    "benchmarking": {
+        *("src.benchmarking", "src.build", "src.losses", "src.models", "src.progress", "src.statistics"),
+    },
+    "benchmarking/profiles.py": {"src.benchmarking", "src.files"},
+    "benchmarking/request.py": {"src.benchmarking", "src.build", "src.cli", "src.config", "src.files", "src.preflight"},
+    "benchmarking/rounds.py": set(),
+    "benchmarking/machine.py": {"src.progress"},
+    "benchmarking/counts.py": set(),
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
     "timing.py": {"src.build", "src.losses"},
     "job.py": {"src.cli", "src.files", "src.process", "src.rundir", "src.train"},
@@ -48,6 +56,7 @@ ROOMS = {
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
 HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py", "dashboard.py"}
+HYDRA |= {"benchmark.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

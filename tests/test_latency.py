@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from src.benchmarking.rounds import FEWEST, WARM_UP
 from src.comparison import Table, compare, read_results
-from src.reporting.latency import FEWEST, WARM_UP, Latency, kept_latencies, measure_latencies, time_nets
+from src.reporting.latency import Latency, kept_latencies, measure_latencies, time_nets
 from src.study import StudyRun
 
 

@@ -4,18 +4,17 @@ Eager PyTorch, float32, one image, one CPU thread, the network as it was trained
 so that a machine that slows down slows all of them: their ratios are worth more than their milliseconds.
 """
 
+import functools
 import hashlib
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from src.benchmarking.machine import BUSY, load, processor
+from src.benchmarking.rounds import Latency, in_turns, latency_of
 from src.comparison import Result, Table
 from src.files import write_json
 
@@ -23,18 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FILE = "latency.json"
-WARM_UP, FEWEST, MOST = 3, 10, 100  # forward passes per network
-SECONDS = 30.0  # of measuring; FEWEST come first
-BUSY = 0.8  # load, in processes that run, above which another one did: a time then says little
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median and 95th percentile of `n` forward passes, ms."""
-
-    median: float
-    p95: float
-    n: int
+SECONDS = 30.0  # of measuring
 
 
 @dataclass(frozen=True)
@@ -53,27 +41,19 @@ def time_nets(nets: Sequence["nn.Module"], shape: tuple[int, int, int, int], sec
     torch.set_num_threads(1)
     try:
         image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        times: list[list[float]] = [[] for _ in nets]
+        calls = [functools.partial(net.eval(), image) for net in nets]
         with torch.inference_mode():
-            for net in nets:
-                for _ in range(WARM_UP):
-                    net.eval()(image)
-            end = time.perf_counter() + seconds
-            while len(times[-1]) < FEWEST or (time.perf_counter() < end and len(times[-1]) < MOST):
-                for net, taken in zip(nets, times, strict=True):
-                    begun = time.perf_counter()
-                    net(image)
-                    taken.append(1000 * (time.perf_counter() - begun))
+            times = in_turns(calls, seconds)
     finally:
         torch.set_num_threads(threads)
-    return [Latency(float(np.median(taken)), float(np.quantile(taken, 0.95)), len(taken)) for taken in times]
+    return [latency_of(taken) for taken in times]
 
 
 def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Latencies:
     """Times every variant of a table and keeps that in the file `path`."""
     from src.build import build_net
 
-    load = os.getloadavg()[0]
+    load_before = load()
     keys = _keys(table)
     distinct = {key: table.variants[name][0] for name, key in keys.items()}
     shapes = {_shape(result) for result in distinct.values()}
@@ -87,9 +67,9 @@ def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Lat
     sizes = " / ".join(sorted(f"{height}x{width}" for _, _, height, width in shapes))
     conditions = (
         f"one image of {sizes} px, eager PyTorch {torch.__version__}, "
-        f"float32, not fused, one thread of {processor()}, load before {load:.1f}, {time.strftime('%Y-%m-%d')}"
+        f"float32, not fused, one thread of {processor()}, load before {load_before:.1f}, {time.strftime('%Y-%m-%d')}"
     )
-    if load > BUSY:
+    if load_before > BUSY:
         conditions += " (the machine was busy: measure again when it is idle)"
     write_json(path, {"conditions": conditions, "networks": {key: asdict(value) for key, value in by_key.items()}})
     return Latencies({name: by_key[key] for name, key in keys.items()}, conditions)
@@ -104,14 +84,6 @@ def kept_latencies(table: Table, path: Path) -> Latencies | None:
     if not set(keys.values()) <= kept["networks"].keys():
         return None
     return Latencies({name: Latency(**kept["networks"][key]) for name, key in keys.items()}, kept["conditions"])
-
-
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 
 
 def _shape(result: Result) -> tuple[int, int, int, int]:

@@ -15,6 +15,7 @@ from src.files import read_csv
 from src.reporting.latency import Latencies
 from src.rundir import flat
 from src.scoring import area_thirds
+from src.statistics import front
 from src.study import override_values
 
 SHOWN = 24  # variants in plots with one line or box each; more cannot be told apart. Tables and scatter plots hold all
@@ -68,16 +69,6 @@ def pareto(table: Table, latencies: Latencies | None) -> dict[str, Any]:
         "stds": [_plain(row.scores[metric].std) for row in table.rows],
         "seeds": [row.scores[metric].n for row in table.rows],
     }
-
-
-def front(costs: Sequence[float], scores: Sequence[float], higher: bool) -> list[int]:
-    """Indices, by rising cost, of what nothing beats in cost and score together."""
-    sign = -1 if higher else 1
-    kept: list[int] = []
-    for i in sorted(range(len(costs)), key=lambda i: (costs[i], sign * scores[i])):
-        if not kept or sign * scores[i] < sign * scores[kept[-1]]:
-            kept.append(i)
-    return kept
 
 
 def distributions(table: Table, shown: Sequence[str]) -> dict[str, Any]:
