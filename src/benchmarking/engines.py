@@ -1,6 +1,7 @@
 """The engines a network runs in, each a call of no arguments whose output is compared with eager PyTorch's first.
 
-Everything computes in float32. Exported files hold the folded network, but for `onnxruntime_unfused`.
+Everything computes in float32. Exported files hold the folded network, for ONNX Runtime arranged as it computes fastest
+(`src.models.blocked`), but for `onnxruntime_unfused`.
 """
 
 import logging
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from src.benchmarking.contender import Contender
+from src.models.blocked import blocked
 
 ENGINES = {
     "cpu": ("eager", "fused", "compile", "onnxruntime_unfused", "onnxruntime", "openvino"),
@@ -36,14 +38,14 @@ class Exports:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.made: dict[tuple[str, bool], Path | EngineError] = {}
+        self.made: dict[tuple[str, str], Path | EngineError] = {}
 
-    def file(self, contender: Contender, image: Tensor, *, fused: bool) -> Path:
-        key = (contender.name, fused)
+    def file(self, contender: Contender, image: Tensor, engine: str) -> Path:
+        key = (contender.name, engine)
         if key not in self.made:
             path = self.folder / f"{len(self.made)}.onnx"
             try:
-                export(_fused(contender) if fused else contender.net, image, path)
+                export(_form(contender, engine), image, path)
                 self.made[key] = path
             except Exception as error:  # the exporter's are of every kind, and a benchmark goes on without this cell
                 self.made[key] = EngineError(f"export: {_short(error)}")
@@ -101,10 +103,10 @@ def checked(result: Any, expected: Tensor) -> float:
 
 def _make(engine: str, contender: Contender, image: Tensor, threads: int, exports: Exports) -> Call:
     if engine.startswith("onnxruntime"):
-        return _onnxruntime(lambda: exports.file(contender, image, fused=engine == "onnxruntime"), image, threads)
+        return _onnxruntime(lambda: exports.file(contender, image, engine), image, threads)
     if engine == "openvino":
-        return _openvino(lambda: exports.file(contender, image, fused=True), image, threads)
-    net = contender.net if engine == "eager" else _fused(contender)
+        return _openvino(lambda: exports.file(contender, image, engine), image, threads)
+    net = _form(contender, engine)
     if engine == "compile":
         net = torch.compile(net)  # type: ignore[assignment]
     if image.device.type == "cpu":
@@ -166,6 +168,13 @@ def _openvino(file: Callable[[], Path], image: Tensor, threads: int) -> Call:
     request = core.compile_model(core.read_model(str(file())), "CPU", how).create_infer_request()
     pixels = image.numpy()
     return lambda: request.infer([pixels], share_inputs=True, share_outputs=True)[0]
+
+
+def _form(contender: Contender, engine: str) -> nn.Module:
+    """The form of a network that an engine is given."""
+    if engine in ("eager", "onnxruntime_unfused"):
+        return contender.net
+    return blocked(_fused(contender)) if engine == "onnxruntime" else _fused(contender)
 
 
 def _fused(contender: Contender) -> nn.Module:

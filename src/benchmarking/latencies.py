@@ -14,7 +14,7 @@ from src.progress import progress
 
 WARM_UP = 1  # calls of each, after the one whose output was compared
 FEWEST, MOST = 3, 200  # timed calls of each; FEWEST also where they take longer than they may
-RESERVE = 3e9  # bytes left free: networks that take turns are in memory together, 1 GB each at batch 16 and 256 px
+RESERVE = 3e9  # bytes left free: networks that take turns are in memory together
 SETTLE = 0.05  # s: what is quicker is called once untimed in its turn, see in_turns
 BEST = ("onnxruntime", "cuda_graphs", "onnxruntime_unfused", "fused", "eager")  # the first with a time speaks for a net
 
@@ -33,14 +33,27 @@ def time_setting(
     reference: str,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """A row for each network and engine; one that did not run, or computed something else, says why in `error`."""
+    """A row for each network and engine; one that did not run, or computed something else, says why in `error`.
+
+    Of a single image all engines take turns, of a batch the networks in one engine after another.
+    """
     torch.set_num_threads(threads)
     if "compile" in engines:
         torch.compiler.reset()  # its code is made for one number of threads
+    if batch > 1 and len(engines) > 1:  # together they would not fit into memory: 1 GB each at batch 16 and 256 px
+        each = seconds / len(engines)
+        parts = [
+            time_setting(
+                contenders, [engine], batch=batch, threads=threads, size=size, seconds=each, exports=exports,
+                reference=reference, device=device,
+            )
+            for engine in engines
+        ]  # fmt: skip
+        return [row for rows in zip(*parts, strict=True) for row in rows]
+    told = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     calls: dict[Key, Call] = {}
     differences: dict[Key, float] = {}
     errors: dict[Key, str] = {}
-    told = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     with progress(len(contenders) * len(engines), f"{told}: preparing", unit=" networks") as bar:
         for contender in contenders:
             image = random_images(batch, contender.in_channels, size).to(device)

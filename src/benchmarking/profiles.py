@@ -28,7 +28,7 @@ def write_profiles(contenders: Sequence[Contender], request: Request, exports: E
         write_csv(stem.with_name(f"{stem.name}-eager.csv"), eager_operators(contender.net, image))
         if "onnxruntime" in request.engines:
             try:
-                file = exports.file(contender, image, fused=True)
+                file = exports.file(contender, image, "onnxruntime")
             except EngineError:
                 continue  # the table says why
             write_csv(stem.with_name(f"{stem.name}-onnxruntime.csv"), onnxruntime_operators(file, image, threads))

@@ -20,7 +20,7 @@ def markdown(
     parts.append("## Latency")
     parts.append(
         f"Median ms a batch; in brackets the median over rounds of the ratio to {reference} in the same engine, "
-        "below 1: faster. Models and engines took turns within a setting."
+        "below 1: faster. Models took turns, and of a single image engines, too."
     )
     parts += [f"**{setting(*key)}**\n\n{latency_table(times, *key)}" for key in settings]
     parts += ["## What bounds them", _floor(floor), _bounds(models, times, floor)]
