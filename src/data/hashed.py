@@ -5,47 +5,49 @@ angle a is on one side of a plane with probability 1 - a/pi, so that of TABLES i
 pairs at 15 degrees in 0.9 of cases, at 10 degrees in 1.0 (Charikar, STOC 2002).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-
 import numpy as np
 import numpy.typing as npt
 
 BITS, TABLES = 24, 16
 # compared in a bucket: what keeps the search linear where thousands of rows are all but equal, such as black frames
 MATES = 8
+CHUNK = 8192  # rows whose sides are in memory at once, 1.5 kB each
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-Hash = Callable[[Floats], npt.NDArray[np.int32]]
 
 
-def random_planes(centre: Floats) -> Hash:
-    """(N, D) -> (N, TABLES), always by the same planes, through `centre` (D,): elsewhere most rows share a side."""
-    planes = np.random.default_rng(0).standard_normal((len(centre), BITS * TABLES), dtype=np.float32)
-    weights = 1 << np.arange(BITS, dtype=np.int32)
+class Buckets:
+    """Rows (N, D), to be asked for the mates of others; the planes are always the same ones."""
 
-    def buckets(vectors: Floats) -> npt.NDArray[np.int32]:
-        sides = (vectors - centre) @ planes > 0
-        return np.asarray(sides.reshape(len(vectors), TABLES, BITS) @ weights, np.int32)
+    def __init__(self, rows: Floats):
+        generator = np.random.default_rng(0)
+        self.planes = generator.standard_normal((rows.shape[1], BITS * TABLES), dtype=np.float32)
+        buckets = self._buckets(rows)
+        self.orders = [np.argsort(column, kind="stable") for column in buckets.T]
+        self.sorted = [column[order] for column, order in zip(buckets.T, self.orders, strict=True)]
 
-    return buckets
+    def mates(self, rows: Floats) -> tuple[Rows, Rows]:
+        """Indices of `rows` (M, D), and of our rows, that share a bucket; each pair once, in order.
 
-
-def mates(of: Iterable[npt.NDArray[np.int32]], others: npt.NDArray[np.int32]) -> Iterator[tuple[Rows, Rows]]:
-    """For each of several tables of buckets `of` (all of the same rows): rows of it and of `others` that are mates.
-
-    Of a bucket the first MATES of `others` are taken, so that a row has at most MATES * TABLES of them.
-    """
-    orders = [np.argsort(column, kind="stable") for column in others.T]
-    ranked = [column[order] for column, order in zip(others.T, orders, strict=True)]
-    for table in of:
-        keys = []
-        for column, order, held in zip(table.T, orders, ranked, strict=True):
-            rows, places = np.arange(len(column)), np.searchsorted(held, column)
+        Of a bucket only the first MATES of ours are taken: a row has at most MATES * TABLES mates.
+        """
+        ours, keys = len(self.orders[0]), []
+        for column, order, held in zip(self._buckets(rows).T, self.orders, self.sorted, strict=True):
+            asking, places = np.arange(len(column)), np.searchsorted(held, column)
             for _ in range(MATES):
-                there = places < len(held)
-                there[there] = held[places[there]] == column[rows[there]]
-                rows, places = rows[there], places[there]
-                keys.append(rows * len(others) + order[places])
+                there = places < ours
+                there[there] = held[places[there]] == column[asking[there]]
+                asking, places = asking[there], places[there]
+                keys.append(asking * ours + order[places])
                 places = places + 1
-        yield np.divmod(np.unique(np.concatenate(keys)), len(others))
+        row, our = np.divmod(np.unique(np.concatenate(keys)), ours)
+        return row, our
+
+    def _buckets(self, rows: Floats) -> npt.NDArray[np.int32]:
+        """(M, D) -> (M, TABLES)"""
+        weights, buckets = 1 << np.arange(BITS, dtype=np.int32), np.empty((len(rows), TABLES), np.int32)
+        for start in range(0, len(rows), CHUNK):
+            sides = rows[start : start + CHUNK] @ self.planes > 0
+            buckets[start : start + CHUNK] = sides.reshape(-1, TABLES, BITS) @ weights
+        return buckets
