@@ -137,7 +137,7 @@ def _called(name: str, source: "DataSource") -> str:
 
 def examine(source: "DataSource", other: "DataSource | None" = None, name: str = "", other_name: str = "") -> Audit:
     """Reads everything once; the names are what the datasets are called. ValueError: nothing to read, no such split."""
-    from src.data.duplicates import copies, near_duplicates
+    from src.data.duplicates import NOT_ALL, compares_all, copies, near_duplicates
     from src.data.findings import (
         FAULT,
         NOTE,
@@ -163,6 +163,8 @@ def examine(source: "DataSource", other: "DataSource | None" = None, name: str =
     findings += look_findings(here.looks, part_of, source.foreground)
     matches = copies(here.digest_of)
     matches += near_duplicates(here.thumbs, list(here.digest_of), picture=_picture_of(source, other))
+    if not compares_all(len(here.thumbs), len(here.thumbs)):
+        findings.append(Finding(NOTE, "search", NOT_ALL))
     findings += match_findings(matches, source.parts, here.digest_of, source.split.name, source.dataset)
     audit = Audit(source, name or source.dataset, here.looks, part_of, findings)
     if other is not None:
@@ -173,8 +175,8 @@ def examine(source: "DataSource", other: "DataSource | None" = None, name: str =
 
 def _compare(audit: Audit, here: "Survey", other: "DataSource", name: str) -> None:
     """Adds what spoils a score of training on one dataset and testing on the other."""
-    from src.data.duplicates import copies, near_duplicates
-    from src.data.findings import FAULT, UNPAIRED, Finding, against_findings, look_findings
+    from src.data.duplicates import NOT_ALL, compares_all, copies, near_duplicates
+    from src.data.findings import FAULT, NOTE, UNPAIRED, Finding, against_findings, look_findings
     from src.data.survey import survey
 
     where = OTHER + name
@@ -185,6 +187,8 @@ def _compare(audit: Audit, here: "Survey", other: "DataSource", name: str) -> No
     others = there.thumbs, list(there.digest_of)
     matches = copies(here.digest_of, there.digest_of)
     matches += near_duplicates(here.thumbs, list(here.digest_of), others, picture=_picture_of(audit.source, other))
+    if not compares_all(len(here.thumbs), len(there.thumbs)):
+        audit.findings.append(Finding(NOTE, "search", f"{where}: {NOT_ALL}"))
     common = against_findings(matches, audit.part_of, here.digest_of | there.digest_of, where)
     audit.findings += common
     audit.other = Other(other, name, len(there.digest_of), len(here.digest_of), len(common))

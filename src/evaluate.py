@@ -7,6 +7,7 @@ python -m src.evaluate run=runs/... mode=coarse_to_fine               # looking 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 
     from src.data.source import DataSource
     from src.inference import Prediction, Segmenter
+    from src.masks import Packed
     from src.rundir import RunDir
     from src.scoring import Rules, Scored
     from src.subject import Subject
     from src.thresholds import Kept
 
 BATCH = 8
+KEPT = 512 * BATCH  # predicted images of val that wait for the threshold, 1.3 GB at 256 px; others are predicted twice
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Evaluation:
     `strata`, `calibration` and, where asked for, `lens`; `protocol`: how they came about."""
 
     rows: list[dict[str, Any]]
-    masks: "list[np.ndarray]"
+    masks: "list[Packed]"
     scores: dict[str, dict[str, Any]]
     strata: dict[str, list[dict[str, Any]]]
     calibration: dict[str, dict[str, Any]]
@@ -135,10 +138,9 @@ def evaluate_run(
     protocol = _protocol(subject, segmenter, rules, threshold_is_chosen=chosen)
     scored = {}
     for part, ids in subject.parts.items():
-        known = kept if part == "val" and not subject.foreign else None
-        predicted = (
-            _predictions(segmenter, source, ids) if known is None else ((k.prediction, k.labels()) for k in known)
-        )
+        known = kept if kept and part == "val" and not subject.foreign else []
+        anew = _predictions(segmenter, source, ids[len(known) :])
+        predicted = chain(((k.prediction, k.labels()) for k in known), anew)
         scored[part] = _score(predicted, rules, f"scoring {part}", lens=lens, total=len(ids))
     rows = _rows(subject, scored, protocol)
     rows_of = {part: [row for row in rows if row["part"] == part] for part in scored}
@@ -159,7 +161,8 @@ def evaluate_run(
 
 
 def _choose_threshold(run: "RunDir", segmenter: "Segmenter", subject: "Subject") -> "list[Kept]":
-    """Gives the segmenter the threshold that is best on the run's val, and returns what was predicted of it."""
+    """Gives the segmenter the threshold that is best on the run's val, and returns what was predicted of its first
+    images."""
     from src.subject import own_source
     from src.thresholds import choose_run_threshold
 
@@ -172,7 +175,9 @@ def _choose_threshold(run: "RunDir", segmenter: "Segmenter", subject: "Subject")
         ) from error
     predicted = _predictions(segmenter, source, ids)
     split_hash = subject.own_split.sha256
-    segmenter.threshold, kept = choose_run_threshold(run, segmenter.mode, predicted, split_hash, total=len(ids))
+    segmenter.threshold, kept = choose_run_threshold(
+        run, segmenter.mode, predicted, split_hash, total=len(ids), keep=KEPT
+    )
     return kept
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,18 @@ SIDE = 256  # px, the longer side at most: 88 masks take about 50 kB
 FILE = "masks.npz"
 
 
+class Packed(NamedTuple):
+    """A mask of `shape` (h, w), its rows as bits one after another: 8 kB of an image, where bools would be 64."""
+
+    shape: tuple[int, ...]
+    bits: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> "Packed":
+        """`mask` (h, w) bool."""
+        return cls(mask.shape, np.packbits(mask))
+
+
 def small_mask(pred: np.ndarray) -> np.ndarray:
     """(H, W) bool, shrunk to SIDE: a pixel is foreground where at least half of what it covers is."""
     scale = min(1, SIDE / max(pred.shape))
@@ -29,8 +41,8 @@ def small_mask(pred: np.ndarray) -> np.ndarray:
     return covered >= 128
 
 
-def write_masks(path: Path, rows: Iterable[Mapping[str, Any]], masks: Sequence[np.ndarray]) -> None:
-    """`rows` are those of per_image.csv, one of `masks` (from `small_mask`) each."""
+def write_masks(path: Path, rows: Iterable[Mapping[str, Any]], masks: Sequence[Packed]) -> None:
+    """`rows` are those of per_image.csv, one of `masks` (of `small_mask`) each."""
     rows = list(rows)
     with replacing(path) as file:
         np.savez_compressed(
@@ -38,7 +50,7 @@ def write_masks(path: Path, rows: Iterable[Mapping[str, Any]], masks: Sequence[n
             ids=np.array([row["id"] for row in rows], dtype=str),
             parts=np.array([row["part"] for row in rows], dtype=str),
             shapes=np.array([mask.shape for mask in masks], dtype=np.int32).reshape(-1, 2),
-            bits=np.concatenate([np.packbits(mask) for mask in masks] or [np.empty(0, np.uint8)]),
+            bits=np.concatenate([mask.bits for mask in masks] or [np.empty(0, np.uint8)]),
         )
 
 

@@ -17,7 +17,7 @@ import torch
 
 from src.files import read_csv
 from src.lens import small_counts
-from src.masks import small_mask
+from src.masks import Packed, small_mask
 from src.metrics import boundary
 from src.metrics.objects import ObjectRule, label_objects, object_scores
 from src.metrics.overlap import NAMES, confusion, scores, threshold_jaccard
@@ -88,7 +88,7 @@ class Scored(NamedTuple):
     they were asked for, the counts that `src.lens` needs."""
 
     row: dict[str, Any]
-    mask: np.ndarray
+    mask: Packed
     reliability: np.ndarray
     small: np.ndarray | None
 
@@ -114,7 +114,8 @@ def score_image(probs: np.ndarray, labels: np.ndarray, rules: Rules, *, lens: bo
         row |= boundary.boundary_scores(pred, mask, tau=rules.tau, spacing=rules.spacing or (1.0, 1.0))
     if "objects" in rules.metrics:
         row |= object_scores(label_objects(probs, rules.objects), labels)
-    return Scored(row, small_mask(pred), _reliability(probs, mask), small_counts(probs, mask) if lens else None)
+    small = Packed.of(small_mask(pred))
+    return Scored(row, small, _reliability(probs, mask), small_counts(probs, mask) if lens else None)
 
 
 def _reliability(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -55,16 +55,22 @@ class Kept(NamedTuple):
 
 
 def choose_run_threshold(
-    run: RunDir, mode: str, predicted: "Iterable[tuple[Prediction, np.ndarray]]", split_hash: str, *, total: int
+    run: RunDir,
+    mode: str,
+    predicted: "Iterable[tuple[Prediction, np.ndarray]]",
+    split_hash: str,
+    *,
+    total: int,
+    keep: int,
 ) -> tuple[float, list[Kept]]:
-    """Chooses and stores the threshold, given predictions and true objects of all images of val; keeps those."""
+    """Chooses and stores the threshold, given predictions and true objects of all images of val; keeps the first."""
 
-    def weigh(item: "tuple[Prediction, np.ndarray, np.ndarray]") -> tuple[np.ndarray, Kept]:
-        prediction, probs, labels = item
-        return dice_curve(probs, labels > 0), Kept.of(prediction, labels)
+    def weigh(item: "tuple[int, Prediction, np.ndarray, np.ndarray]") -> tuple[np.ndarray, Kept | None]:
+        number, prediction, probs, labels = item
+        return dice_curve(probs, labels > 0), Kept.of(prediction, labels) if number < keep else None
 
-    maps = ((prediction, prediction.probabilities(), labels) for prediction, labels in predicted)
+    maps = ((n, prediction, prediction.probabilities(), labels) for n, (prediction, labels) in enumerate(predicted))
     weighed = list(in_threads(weigh, maps, "choosing the threshold on val", total=total))
     chosen = choose_threshold([curve for curve, _ in weighed])
     store_threshold(run, mode, {**chosen, "chosen_on": "val", "split_hash": split_hash})
-    return chosen["threshold"], [kept for _, kept in weighed]
+    return chosen["threshold"], [kept for _, kept in weighed if kept]

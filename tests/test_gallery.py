@@ -10,7 +10,7 @@ from matplotlib.path import Path as Outline
 from src.comparison import Table, compare, read_results
 from src.config import composed
 from src.files import read_csv, write_json, write_text
-from src.masks import FILE, write_masks
+from src.masks import FILE, Packed, write_masks
 from src.reporting.gallery import IMAGES, _choose, for_page, make_gallery, outline_path
 from src.study import StudyRun
 
@@ -22,7 +22,8 @@ def give_masks(table: Table, seeds: dict[str, list[dict[str, np.ndarray]]]) -> N
     for variant, of_seeds in seeds.items():
         for result, named in zip(table.variants[variant], of_seeds, strict=True):
             rows = read_csv(result.path / "per_image.csv")
-            write_masks(result.path / FILE, rows, [named.get(row["id"], np.zeros(SHAPE, bool)) for row in rows])
+            masks = [Packed.of(named.get(row["id"], np.zeros(SHAPE, bool))) for row in rows]
+            write_masks(result.path / FILE, rows, masks)
 
 
 def square(side: int, at: int = 0) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_a_damaged_file_or_masks_of_other_images_cost_only_their_pictures(table:
     first, second, _ = table.variants["bold"]
     (first.path / FILE).write_bytes(b"no masks")
     rows = [row for row in read_csv(second.path / "per_image.csv") if row["part"] == "test"][:-1]
-    write_masks(second.path / FILE, rows, [square(3) for _ in rows])
+    write_masks(second.path / FILE, rows, [Packed.of(square(3)) for _ in rows])
     gallery = make_gallery(table, ["plain", "bold"])
     assert gallery.pictures and "2 runs keep no readable masks" in gallery.missing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.masks import FILE, SIDE, changes, read_masks, small_mask, write_masks
+from src.masks import FILE, SIDE, Packed, changes, read_masks, small_mask, write_masks
 from src.scoring import read_rows
 from src.subject import own_source
 
@@ -35,7 +35,7 @@ def test_a_pixel_is_foreground_where_half_of_it_is() -> None:
 def test_written_masks_come_back_by_id_and_part(tmp_path: Path) -> None:
     masks = [RNG.random(shape) > 0.6 for shape in ((7, 5), (3, 11), (16, 16), (1, 1))]
     rows = [*rows_of(["b", "a", "ü-1"]), *rows_of(["a"], "test")]
-    write_masks(tmp_path / FILE, rows, masks)
+    write_masks(tmp_path / FILE, rows, [Packed.of(mask) for mask in masks])
     val, test = read_masks(tmp_path / FILE, "val"), read_masks(tmp_path / FILE, "test")
     assert val.ids == ["a", "b", "ü-1"] and test.ids == ["a"] and read_masks(tmp_path / FILE, "testA").ids == []
     for id_, expected in zip(["b", "a", "ü-1"], masks, strict=False):
@@ -50,15 +50,15 @@ def test_changes_are_one_minus_iou_of_the_pixels(tmp_path: Path) -> None:
     one[2][:], other[2][:] = False, False  # both empty
     one[3][:], other[3][:] = True, False
     for name, masks in (("one", one), ("other", other)):
-        write_masks(tmp_path / f"{name}.npz", rows_of(ids), masks)
+        write_masks(tmp_path / f"{name}.npz", rows_of(ids), [Packed.of(mask) for mask in masks])
     found = changes(read_masks(tmp_path / "one.npz", "val"), read_masks(tmp_path / "other.npz", "val"))
     expected = [1 - (a & b).sum() / (a | b).sum() if (a | b).any() else 0.0 for a, b in zip(one, other, strict=True)]
     assert found == pytest.approx(expected) and found[3] == 1
 
 
 def test_masks_of_other_images_and_damaged_files_are_refused(tmp_path: Path) -> None:
-    write_masks(tmp_path / "one.npz", rows_of(["a"]), [np.ones((3, 3), bool)])
-    write_masks(tmp_path / "other.npz", rows_of(["b"]), [np.ones((3, 3), bool)])
+    write_masks(tmp_path / "one.npz", rows_of(["a"]), [Packed.of(np.ones((3, 3), bool))])
+    write_masks(tmp_path / "other.npz", rows_of(["b"]), [Packed.of(np.ones((3, 3), bool))])
     with pytest.raises(ValueError, match="different images"):
         changes(read_masks(tmp_path / "one.npz", "val"), read_masks(tmp_path / "other.npz", "val"))
     whole = (tmp_path / "one.npz").read_bytes()

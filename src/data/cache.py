@@ -31,7 +31,7 @@ from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
 from src.data.stores import stored
 from src.data.transforms import view
-from src.files import lock, replacing, write_json
+from src.files import lock, replacing, write_json, write_text
 from src.progress import in_threads
 
 # Raised when decoding, a view, thumbnails or the layout of the files change: old directories are then no longer found.
@@ -48,7 +48,7 @@ class Faults(ValueError):
         self.faults = list(faults)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Where a view lies in pixels.bin: the image (height, width, 3), then the mask (height, width), all uint8."""
 
@@ -72,7 +72,8 @@ class PixelStore:
         self.path = path
         self.entries = {id_: Entry(**entry) for id_, entry in index["entries"].items()}
         self.pixels = np.memmap(path / "pixels.bin", mode="r", dtype=np.uint8)
-        self.thumbs: np.ndarray = np.load(path / "thumbs.npy")  # in the order of `entries`
+        # in the order of `entries`; mapped, as only the search for leaks looks at them: 3 kB an image
+        self.thumbs: np.ndarray = np.load(path / "thumbs.npy", mmap_mode="r")
         if len(self.pixels) != sum(entry.bytes for entry in self.entries.values()):
             raise ValueError(f"{path}: pixels.bin has {len(self.pixels)} bytes, which is not what index.json tells")
 
@@ -116,10 +117,11 @@ def open_store(
         Faults: files that cannot be loaded, all of them.
         ValueError: no room on the disk, or `folder` cannot be written.
     """
-    files = [file for pair in pairs.values() for file in (pair.image, pair.mask)]
+    ids = sorted(pairs)
+    files = [file for id_ in ids for file in (pairs[id_].image, pairs[id_].mask)]
     try:
         digests = _digests(folder / dataset, root, files)
-        content = [[id_, digests[pair.image], digests[pair.mask]] for id_, pair in sorted(pairs.items())]
+        content = [list(row) for row in zip(ids, digests[::2], digests[1::2], strict=True)]
         made_by = [FORMAT, PIL.__version__, cv2.__version__]
         key = hashlib.sha256(json.dumps([made_by, kind, size, dict(reading), content]).encode()).hexdigest()[:16]
         target = folder / dataset / f"{kind}-{size[0]}x{size[1]}-{key}"
@@ -127,7 +129,7 @@ def open_store(
             with lock(target.with_name(f"{target.name}.lock")):
                 if (store := _opened(target)) is None:  # else another process built it while we waited
                     before = _states(files)
-                    store = _build(target, kind, size, sorted(pairs), load, lambda: _states(files) == before)
+                    store = _build(target, kind, size, ids, load, lambda: _states(files) == before)
         with suppress(OSError):  # a cache that others made
             os.utime(target / "index.json")  # last used now
         return store
@@ -194,7 +196,7 @@ def _build(
             raise ValueError(f"{target.parent.name}: source files changed while they were read; start again")
         with replacing(draft / "thumbs.npy") as file:
             np.save(file, np.stack(thumbs))
-        write_json(draft / "index.json", {"kind": kind, "size": size, "entries": entries})
+        write_text(draft / "index.json", json.dumps({"kind": kind, "size": size, "entries": entries}))
         os.rename(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -218,22 +220,36 @@ def _prepared(
     return *view(image, mask, kind, size), float(mask.mean()), pixel_digest(image), thumbnail(image)
 
 
-def _digests(folder: Path, root: Path, files: Sequence[Path]) -> dict[Path, str]:
+def _digests(folder: Path, root: Path, files: Sequence[Path]) -> list[str]:
     """SHA-256 of each file, computed only for those whose size or times are not as they were."""
     root = root.resolve()
     known_at = folder / f"files-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
-    name_of = {file: os.path.relpath(file.resolve(), root) for file in files}  # one name, however the root is written
+    names, states = _names(root, files), _states(files)
     try:
         known = json.loads(known_at.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    state = dict(zip(name_of.values(), _states(files), strict=True))
-    changed = [file for file, name in name_of.items() if known.get(name, [None])[:-1] != state[name]]
+    changed = [i for i, name in enumerate(names) if known.get(name, [None])[:-1] != states[i]]
     if changed:
-        for file, digest in zip(changed, in_threads(_sha256, changed, f"hashing {folder.name}"), strict=True):
-            known[name_of[file]] = [*state[name_of[file]], digest]
-        write_json(known_at, known)
-    return {file: known[name][-1] for file, name in name_of.items()}
+        digests = in_threads(_sha256, [files[i] for i in changed], f"hashing {folder.name}")
+        for i, digest in zip(changed, digests, strict=True):
+            known[names[i]] = [*states[i], digest]
+        write_text(known_at, json.dumps(known))  # on one line: with an indent json is ten times slower
+    return [known[name][-1] for name in names]
+
+
+def _names(root: Path, files: Sequence[Path]) -> list[str]:
+    """Of each file the one name that it has, however the root is written: its true path, from `root` on."""
+    names, folders = [], {}  # a folder is resolved once: for every file that takes a system call for each level
+    for path in map(os.fspath, files):
+        place, name = os.path.split(path)
+        if os.path.islink(path):
+            names.append(os.path.relpath(os.path.realpath(path), root))
+            continue
+        if place not in folders:
+            folders[place] = os.path.relpath(os.path.realpath(place), root)
+        names.append(os.path.join(folders[place], name) if folders[place] != "." else name)
+    return names
 
 
 def _states(files: Sequence[Path]) -> list[list[int]]:
@@ -241,7 +257,7 @@ def _states(files: Sequence[Path]) -> list[list[int]]:
     states = []
     for file in files:
         try:
-            stat = file.stat()
+            stat = os.stat(file)
         except OSError as error:
             raise ValueError(f"{file}: {error.strerror}; restore it") from error
         states.append([stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])

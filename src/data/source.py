@@ -12,6 +12,7 @@ from scipy import ndimage
 from src.data.cache import PixelStore, open_store
 from src.data.checks import differ, mask_kinds
 from src.data.decode import image_size, read_image, read_labels, read_mask
+from src.data.duplicates import NOT_ALL, compares_all
 from src.data.folds import DEFAULT_FOLDS, available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates
 from src.data.leaks import Leak, cached_image_leaks, leak_note, shared_groups
@@ -231,6 +232,8 @@ class DataSource:
         notes = []
         if self.on_disk and not self.cache:
             notes.append("copies and near-duplicates in two parts were not looked for (data.cache=null)")
+        elif self.on_disk and not self.is_committed and not compares_all(len(self.pairs), len(self.pairs)):
+            notes.append(NOT_ALL)
         return notes + ([leak_note(self.leaks, self.split)] if self.leaks else [])
 
     @property

@@ -186,7 +186,8 @@ def holdout(
             wanted = max(1, int(len(every) * fraction + 0.5))
             chosen = _nearest_subset([len(group) for group in left], wanted)[: len(left) - still_to_serve]
             parts[part] = tuple(id_ for i in chosen for id_ in left[i])
-            left = [group for i, group in enumerate(left) if i not in set(chosen)]
+            taken = set(chosen)
+            left = [group for i, group in enumerate(left) if i not in taken]
     parts["train"] = tuple(id_ for group in left for id_ in group)
     return Split(name, dataset, parts, description)
 
@@ -205,15 +206,23 @@ def drawn_order(ids: Sequence[str], groups: Mapping[str, str], seed: int) -> lis
 def _nearest_subset(sizes: Sequence[int], wanted: int) -> list[int]:
     """Positions whose sizes add up as near to `wanted` as any do (of two sums the smaller), early ones preferred."""
     limit = max(2 * wanted, min(sizes))
-    reachable = [1]  # bit s of entry i: some of the first i sizes add up to s
-    for size in sizes:
-        reachable.append((reachable[-1] | reachable[-1] << size) & ((2 << limit) - 1))
-    total = min((s for s in range(1, limit + 1) if reachable[-1] >> s & 1), key=lambda s: (abs(s - wanted), s))
+    first_with = {0: 0}  # sum -> how many of the first sizes are enough for it; a table of all would be n * limit bits
+    reachable = 1  # bit s: some of the sizes so far add up to s
+    for i, size in enumerate(sizes):
+        new = (reachable << size) & ((2 << limit) - 1) & ~reachable
+        reachable |= new
+        while new:
+            total = new.bit_length() - 1
+            first_with[total] = i + 1
+            new ^= 1 << total
+        if wanted in first_with:  # what follows is not needed for it
+            break
+    total = min((s for s in first_with if s > 0), key=lambda s: (abs(s - wanted), s))
     chosen = []
-    for i in reversed(range(len(sizes))):
-        if not reachable[i] >> total & 1:  # not without this one
-            chosen.append(i)
-            total -= sizes[i]
+    while total:
+        i = first_with[total] - 1  # not without this one
+        chosen.append(i)
+        total -= sizes[i]
     return chosen[::-1]
 
 

@@ -1,0 +1,190 @@
+"""How much of the speed of a training step is left when its images come from files: the feed of images.
+
+    python -m experiments.performance.feed                      from the repository's root; about 4 minutes
+    python -m experiments.performance.feed --rounds 9 --afresh  measure again what feed.csv has
+
+It needs Kvasir-SEG under $EMISNET_DATA, and decodes it into $EMISNET_CACHE once. Three ways of the same step are timed
+in turn, round by round, and the median of their steps is taken:
+
+    step      the network alone: one batch in memory, normalise, forward, loss, backward, clip, optimizer
+    loop      the same batch through Lightning's loop with the callbacks of a run
+    training  what `python -m src.train` does: cache -> crop and augmentation -> batch -> loop
+
+Prints Markdown tables; feed.csv has the rows, and rows that are there are not measured again.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.performance.conditions import Table, conditions
+
+HERE = Path(__file__).parent
+CASES = {  # name: (overrides, steps of each way in a round)
+    "emisnet stem_stride=2, 128 px, batch 16": (("model.stem_stride=2", "data.size=128", "data.batch_size=16"), 10),
+    "emisnet, 256 px, batch 8": (("data.size=256", "data.batch_size=8"), 3),
+}
+WARM = 2  # steps of each way and round that are not counted
+AUGMENTED = 300  # images
+AUGMENTS = {"default (flip, rotate)": (), "with scale and color": ("data.augment.scale=0.5", "data.augment.color=0.5")}
+CLIP = 1.0  # of the gradient's norm, as in conf/trainer/default.yaml
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the feed of images; see the file's first lines.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--afresh", action="store_true", help="measure also what feed.csv has")
+    chosen = parser.parse_args()
+    print(conditions())
+    table = Table(HERE / "feed.csv", afresh=chosen.afresh)
+    for name, (overrides, steps) in CASES.items():
+        table.add(name, lambda o=overrides, s=steps: training(o, s, chosen.rounds))
+    for name, overrides in AUGMENTS.items():
+        table.add(f"one core, 256 px, {name}", lambda o=overrides: images_alone(("data.size=256", *o)))
+    table.show(("step", "loop", "training"), "ms a step (median), and what of the step's speed is left")
+    table.show(("read", "augment", "collate"), "ms an image on one core, without the network")
+
+
+def prepared(overrides: tuple[str, ...], place: str) -> tuple[dict[str, Any], Any]:
+    """The config of a run and its data, set up."""
+    from hydra.utils import instantiate
+
+    from src.build import pin_threads
+    from src.config import composed
+
+    config = composed("data=kvasir_seg", "logger=none", "trainer.accelerator=cpu", f"runs={place}", *overrides)
+    pin_threads(config["threads"])
+    source = instantiate(config["data"])
+    source.setup("fit")
+    return config, source
+
+
+def training(overrides: tuple[str, ...], steps: int, rounds: int) -> dict[str, Any]:
+    from torch.utils.data import DataLoader
+
+    from src.assemble import make_net, make_task
+    from src.rundir import RunDir
+
+    with tempfile.TemporaryDirectory() as place:
+        config, source = prepared((*overrides, f"trainer.limit_train_batches={WARM + steps}"), place)
+        run = RunDir(Path(place))
+        net, _ = make_net(config, source)
+        task = make_task(config, net, source)
+        batch = next(iter(source.train_dataloader()))
+        ways: dict[str, Callable[[], list[float]]] = {
+            "step": lambda: plain_steps(config, task, batch, WARM + steps),
+            "loop": lambda: lightning_steps(config, run, task, DataLoader([batch] * (WARM + steps), batch_size=None)),
+            "training": lambda: lightning_steps(config, run, task, source.train_dataloader()),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(rounds):
+            for way in list(ways) if number % 2 == 0 else list(ways)[::-1]:  # A B C, C B A: drifts cancel
+                seconds[way] += ways[way]()[WARM:]
+    found = {way: 1000 * statistics.median(values) for way, values in seconds.items()}
+    images = config["data"]["batch_size"]
+    return {
+        **{way: round(value, 2) for way, value in found.items()},
+        "loop, of the step's speed": f"{found['step'] / found['loop']:.1%}",
+        "training, of the step's speed": f"{found['step'] / found['training']:.1%}",
+        "img/s of the step": round(1000 * images / found["step"], 2),
+        "img/s in training": round(1000 * images / found["training"], 2),
+        "workers": source.num_workers,
+        "threads": config["threads"],
+        "steps": len(seconds["step"]),
+    }
+
+
+def plain_steps(config: dict[str, Any], task: Any, batch: dict[str, Any], steps: int) -> list[float]:
+    """Seconds of each step, optimizer included, of what `SegmentationTask` computes, but without logging."""
+    import torch
+    from hydra.utils import instantiate
+    from timm.optim import param_groups_weight_decay
+
+    optimizer = instantiate(config["optim"])(param_groups_weight_decay(task.net))
+    task.net.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = task.loss(task(batch["image"]), batch["mask"])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(task.net.parameters(), CLIP)
+        optimizer.step()
+
+    return list(intervals(step, steps))
+
+
+def lightning_steps(config: dict[str, Any], run: Any, task: Any, loader: Any) -> list[float]:
+    """Seconds from the end of one step to that of the next."""
+    from lightning.pytorch.callbacks import Callback
+
+    from src.assemble import make_trainer
+    from src.runlog import logged_to
+
+    ends: list[float] = []
+
+    class Clock(Callback):
+        def on_train_epoch_start(self, *_: Any) -> None:
+            ends.append(time.perf_counter())
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            ends.append(time.perf_counter())
+
+    alone = {**config, "trainer": {**config["trainer"], "max_epochs": 1, "limit_val_batches": 0}}
+    alone["trainer"]["callbacks"] = {}  # those write checkpoints between epochs, which is not of a step
+    with logged_to(run.path / "train.log"):
+        trainer = make_trainer(alone, run, False, None, None)
+        trainer.callbacks.append(Clock())
+        trainer.fit(task, train_dataloaders=loader)
+    return [after - before for before, after in itertools.pairwise(ends)]
+
+
+def images_alone(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """ms of an image of Kvasir-SEG on one core: read from the cache, augmented, put into a batch."""
+    import cv2
+
+    from src.data.samples import collate
+    from src.data.transforms import augment, sample_key
+
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as place:
+        _, source = prepared(overrides, place)
+    ids, view = source.parts["train"][:AUGMENTED], source.views("full")
+    for id_ in ids:
+        view(id_)[0].sum()  # the pages are in memory from here on, as in every epoch but the first
+    begun = time.perf_counter()
+    views = [tuple(array.copy() for array in view(id_)) for id_ in ids]
+    read = time.perf_counter()
+    pairs = [
+        augment(image, mask, source.augment, sample_key(0, 0, id_))
+        for id_, (image, mask) in zip(ids, views, strict=True)
+    ]
+    augmented = time.perf_counter()
+    samples = [{"id": "", "image": image.transpose(2, 0, 1).copy(), "mask": mask[None]} for image, mask in pairs]
+    for start in range(0, len(samples), 8):
+        collate(samples[start : start + 8])
+    collated = time.perf_counter()
+    spans = {"read": read - begun, "augment": augmented - read, "collate": collated - augmented}
+    whole = collated - begun
+    return {
+        **{name: round(1000 * span / len(ids), 3) for name, span in spans.items()},
+        "img/s of one core": round(len(ids) / whole, 1),
+        "img/s of 16 cores, if they scale": round(16 * len(ids) / whole),
+    }
+
+
+def intervals(step: Callable[[], None], steps: int) -> Iterator[float]:
+    for _ in range(steps):
+        begun = time.perf_counter()
+        step()
+        yield time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    main()
