@@ -24,7 +24,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "emisnet_ratio_d1131": {"decoder_depths": [1, 1, 3, 1]},
     "emisnet_ratio_d3111": {"decoder_depths": [3, 1, 1, 1]},
     "emisnet_small": {"channels": [16, 32, 64, 136, 176]},
-    "emisnet_tiny": {"channels": [16, 16, 32, 64, 64]},
+    "emisnet_tiny": {"channels": [16, 16, 32, 64, 64], "stem_stride": 2, "act": "hardswish"},
 }
 # What makes `emisnet_plus` the network as intended; its sizes and other options are tuned, so they may differ too.
 INTENDED = {"context_kernel_size": 3, "icm_inner_act": True, "fusion_kernel_size": 3}

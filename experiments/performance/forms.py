@@ -36,7 +36,7 @@ from src.models.fuse import fuse
 from src.rundir import provenance
 
 SIZE, SECONDS, OPERATORS = 256, 25.0, 9
-NETWORKS = ("emisnet", "emisnet_tiny", "emisnet_plus")
+NETWORKS = ("emisnet", "emisnet_tiny")
 COPIES = ("ReorderInput", "ReorderOutput", "Concat", "Transpose", "Split")
 
 
