@@ -103,6 +103,9 @@ def test_a_quick_call_settles_before_it_is_timed() -> None:
 def test_a_ratio_is_taken_round_by_round() -> None:
     slowing, reference = [2.0, 4.0, 40.0], [1.0, 2.0, 20.0]  # the machine slowed down: ratios hold, times do not
     assert ratio(slowing, reference) == 2.0
+    uneven, reference = [2.0, 9.0, 3.0, 10.0], [1.0, 3.0, 3.0, 5.0]  # ratios 2, 3, 1, 2: their mean is another
+    assert ratio(uneven, reference) == 2.0
+    assert ratio([1.0, 8.0, 9.0], [1.0, 2.0, 9.0]) == 1.0  # of the medians: 4, mean 2
     found = latency_of([3.0, 1.0, 2.0])
     assert (found.median, found.n) == (2.0, 3) and found.p95 == pytest.approx(2.9)
 

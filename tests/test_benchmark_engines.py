@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from src.benchmarking.contender import make_contender, random_images
-from src.benchmarking.engines import EngineError, Exports, checked, ready
+from src.benchmarking.engines import TOLERANCE, EngineError, Exports, checked, ready
 from src.benchmarking.latencies import time_setting, time_training
 from src.benchmarking.training import Peak, peaks_apart, training_step
 
@@ -110,3 +110,28 @@ def test_what_memory_does_not_hold_is_not_tried(tmp_path: Path, monkeypatch: pyt
     setting = {"batch": 1, "threads": 1, "size": 32, "seconds": 0.0, "reference": NAME}
     (row,) = time_setting([contender], ["eager"], exports=Exports(tmp_path), **setting)  # type: ignore[arg-type]
     assert row["error"].startswith("no memory") and row["median_ms"] is None
+
+
+def test_figures_count_the_images_of_a_batch() -> None:
+    contender = make_contender("tiny", model_config("unext_s", 64), 64)
+    times = {("tiny", "eager"): [8.0, 8.0, 8.0], ("other", "eager"): [4.0, 2.0, 8.0]}
+    found = _figures(("tiny", "eager"), times, contender, 4, "other")
+    assert (found["median_ms"], found["n"], found["ratio"], found["ratio_to_eager"]) == (8.0, 3, 2.0, 1.0)
+    assert found["img_per_s"] == pytest.approx(500)  # four in 8 ms
+    assert found["gmac_per_s"] == pytest.approx(4 * contender.cost.macs / 8e6)
+
+
+def test_the_tolerance_is_what_it_says() -> None:
+    expected = torch.tensor([[-1.0, 1.0]]).repeat(1, 5000)  # a standard deviation of 1
+    limit = TOLERANCE["cpu"]
+    assert checked(expected + 0.98 * limit, expected) == pytest.approx(0.98 * limit, rel=1e-3)
+    with pytest.raises(EngineError, match="wrong output"):
+        checked(expected + 1.02 * limit, expected)
+
+
+def test_others_are_what_is_busy_less_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(10.0, 1.0), (16.0, 3.0)])  # s of all cores, s of our own
+    monkeypatch.setattr(machine, "_busy_and_own", lambda: next(readings))
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    assert machine.Watch().others() == 2.0  # (6 - 2) in 2 s

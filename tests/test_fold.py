@@ -45,7 +45,7 @@ def test_a_norm_folds_where_its_convolution_is_its_alone(kind: str, folds: int) 
     net = unsettle(Named(kind)).double()
     expected = net(image := torch.randn(2, 3, 20, 24, dtype=torch.float64))
     folded = copy.deepcopy(net)
-    assert fold_batch_norms(folded, 3) == folds
+    assert fold_batch_norms(folded) == folds
     assert sum(isinstance(norm, nn.BatchNorm2d) for norm in folded.norms) == 2 - folds
     assert max_diff(folded(image), expected) < 1e-12
 
@@ -59,3 +59,67 @@ def test_the_usual_networks_are_folded_too(name: str) -> None:
     expected = net(image)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
     assert max_diff(fused(image), expected) <= 1e-9 * expected.abs().max().item()
+
+
+class Aliased(nn.Module):
+    """Convolution and BN under two names each; `forward` uses the second."""
+
+    in_channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
+        self.conv, self.norm, self.head = self.stages
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.norm(self.conv(x))))
+
+
+class Chain(nn.Module):
+    in_channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("make", "folds"), [(Aliased, 1), (Chain, 2)])
+def test_other_names_and_chains(make: type[nn.Module], folds: int) -> None:
+    net = unsettle(make()).double()
+    expected = net(image := torch.randn(2, 3, 20, 24, dtype=torch.float64))
+    folded = copy.deepcopy(net)
+    assert fold_batch_norms(folded) == folds
+    assert max_diff(folded(image), expected) < 1e-12
+
+
+class Branching(nn.Module):
+    in_channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.mean() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("net", "message"), [(Branching(), "Branching cannot be traced"), (nn.Conv2d(3, 1, 1), "Add it")]
+)
+def test_what_cannot_be_traced_is_told(net: nn.Module, message: str) -> None:
+    if isinstance(net, nn.Conv2d):
+        net = nn.Sequential(net)
+    with pytest.raises(ValueError, match=message):
+        fuse(net)
+
+
+@torch.no_grad()
+def test_an_activation_inside_a_norm_is_kept() -> None:
+    """timm's BatchNormAct2d is a BatchNorm2d that also applies an activation."""
+    net = unsettle(build("unet", "model.encoder_name=tu-mobilenetv3_small_050"))
+    image = torch.randn(1, 3, 64, 64)
+    assert max_diff(fuse(net)(image), net(image)) < 1e-3

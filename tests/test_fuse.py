@@ -185,5 +185,5 @@ def no_eps(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("broken", [no_mean, no_eps])
 def test_a_broken_fold_is_noticed(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Any]) -> None:
     net = small()
-    monkeypatch.setattr(module, "_scale_and_shift", broken)
+    monkeypatch.setattr(module, "scale_and_shift", broken)
     assert difference(net, fuse(net)) > EXACT

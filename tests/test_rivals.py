@@ -40,6 +40,20 @@ PUBLISHED = {
 }
 DEPLOYED = {"lvunet": (0.514, 0.157)}  # in the paper's deploy form
 LEFT = {"cmunext": 17, "cmunext_s": 13}  # BNs that a padded convolution or a sum follows: they fold into nothing
+# of `digest`
+REVIEWED = {
+    "cmunext": (-1.0202401, 2.22346729, -0.500381701),
+    "cmunext_s": (-0.381776112, 0.0789713458, -0.33119096),
+    "egeunet": (0.0229746248, 0.41109253, 0.0856324609),
+    "lvunet": (1.02809304, 0.00865265464, 1.02913105),
+    "malunet": (2.78658961, 0.475962701, 3.87033508),
+    "mkunet": (0.0691411843, 0.0947374622, -0.0172831091),
+    "mkunet_s": (-0.392767472, 0.0820283036, -0.406102913),
+    "mkunet_t": (-1.33899438, 0.109908625, -1.18988347),
+    "ulite": (0.26869268, 0.00933207417, 0.271001876),
+    "unext": (-0.579079308, 0.553904749, -0.436084223),
+    "unext_s": (-0.325063448, 0.378377047, -0.147522592),
+}
 EXACT = 1e-9  # of the logits' standard deviation, in float64
 
 
@@ -211,6 +225,28 @@ def test_ege_unet_supervises_what_the_bridge_reads() -> None:
     assert [plane.shape for plane in planes] == [(2, 1, 40, 70)] * 6
     assert isinstance(net.eval()(torch.randn(1, 3, 40, 70)), Tensor)
     assert net.aux_heads is net.mask_heads and EGEUNet().aux_heads is None
+    assert isinstance(fuse(net).train()(torch.randn(2, 3, 40, 70)), Tensor)  # fused is for inference
+
+
+def digest(name: str) -> tuple[float, float, float]:
+    """Mean, standard deviation and one value of the logits of an image of waves, all weights being waves, too."""
+    net = build(name).double().eval()
+    with torch.no_grad():
+        for i, parameter in enumerate(net.parameters()):
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+            waves = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + i).view_as(parameter)
+            parameter.copy_(waves / fan_in**0.5 if parameter.dim() > 1 else 0.5 + 0.5 * waves)
+        x, y = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+        image = torch.stack([torch.sin(0.3 * x + 0.1 * y), torch.cos(0.2 * y), torch.sin(0.05 * x * y)])
+        logits = net(image[None].double())
+    return logits.mean().item(), logits.std().item(), logits[0, 0, 20, 33].item()
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_function_is_the_one_that_was_reviewed(name: str) -> None:
+    """Values of this project's own networks, taken when they had been read beside their authors' programs (MK-UNet:
+    beside copies of it). They prove nothing of those, but an activation, a dilation or an order that changes shows."""
+    assert digest(name) == pytest.approx(REVIEWED[name], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,22 @@
 
 import csv
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.benchmarking.machine import processor
 from src.files import read_csv, write_text
 from src.progress import available_cores
 
 IDLE = 0.3  # load per core, before anything is measured, up to which times mean something
 
 
-def processor() -> str:
-    """Its name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def conditions() -> str:
     """Processor, cores and load now, with a warning where others use the machine."""
     load, cores = os.getloadavg()[0], available_cores()
-    told = f"{processor()}, {cores} cores, load {load:.2f} at {time.strftime('%Y-%m-%d %H:%M')}"
+    told = f"{processor()}, load {load:.2f} at {time.strftime('%Y-%m-%d %H:%M')}"
     return told + ("\nWARNING: others use this machine, and these times mean little." if load > IDLE * cores else "")
 
 

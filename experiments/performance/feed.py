@@ -3,23 +3,26 @@
     python -m experiments.performance.feed                      from the repository's root; about 4 minutes
     python -m experiments.performance.feed --rounds 9 --afresh  measure again what feed.csv has
 
-It needs Kvasir-SEG under $EMISNET_DATA, and decodes it into $EMISNET_CACHE once. Three ways of the same step are timed
-in turn, round by round, and the median of their steps is taken:
+It needs Kvasir-SEG under $EMISNET_DATA, and decodes it into $EMISNET_CACHE once. Three ways of the same step are timed:
 
     step      the network alone: one batch in memory, normalise, forward, loss, backward, clip, optimizer
-    loop      the same batch through Lightning's loop with the callbacks of a run
+    loop      the same batch through Lightning's loop, with the task's metrics and the callbacks of a run
     training  what `python -m src.train` does: cache -> crop and augmentation -> batch -> loop
+
+After every step of `loop` and of `training` comes one of `step`, on a copy of the network: A B A B, so that a machine
+that grows slower does so for both. A share is the median over the pairs of neighbours. No workers, as is the default on
+a CPU; with some, the images of a step would be made while its neighbour runs.
 
 Prints Markdown tables; feed.csv has the rows, and rows that are there are not measured again.
 """
 
 import argparse
-import itertools
+import copy
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,6 @@ CASES = {  # name: (overrides, steps of each way in a round)
 WARM = 2  # steps of each way and round that are not counted
 AUGMENTED = 300  # images
 AUGMENTS = {"default (flip, rotate)": (), "with scale and color": ("data.augment.scale=0.5", "data.augment.color=0.5")}
-CLIP = 1.0  # of the gradient's norm, as in conf/trainer/default.yaml
 
 
 def main() -> None:
@@ -72,36 +74,33 @@ def training(overrides: tuple[str, ...], steps: int, rounds: int) -> dict[str, A
     from src.rundir import RunDir
 
     with tempfile.TemporaryDirectory() as place:
-        config, source = prepared((*overrides, f"trainer.limit_train_batches={WARM + steps}"), place)
-        run = RunDir(Path(place))
+        config, source = prepared((*overrides, "data.num_workers=0"), place)
         net, _ = make_net(config, source)
         task = make_task(config, net, source)
         batch = next(iter(source.train_dataloader()))
-        ways: dict[str, Callable[[], list[float]]] = {
-            "step": lambda: plain_steps(config, task, batch, WARM + steps),
-            "loop": lambda: lightning_steps(config, run, task, DataLoader([batch] * (WARM + steps), batch_size=None)),
-            "training": lambda: lightning_steps(config, run, task, source.train_dataloader()),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        plain = plain_step(config, copy.deepcopy(task), batch)
+        same = DataLoader([batch] * (WARM + steps), batch_size=None)
+        pairs: dict[str, list[tuple[float, float]]] = {"loop": [], "training": []}
         for number in range(rounds):
-            for way in list(ways) if number % 2 == 0 else list(ways)[::-1]:  # A B C, C B A: drifts cancel
-                seconds[way] += ways[way]()[WARM:]
-    found = {way: 1000 * statistics.median(values) for way, values in seconds.items()}
+            for way in list(pairs) if number % 2 == 0 else list(pairs)[::-1]:
+                loader = same if way == "loop" else source.train_dataloader()
+                pairs[way] += paired_steps(config, RunDir(Path(place)), task, loader, plain, WARM + steps)[WARM:]
+    step = statistics.median(alone for some in pairs.values() for _, alone in some)
+    share = {way: statistics.median(alone / whole for whole, alone in some) for way, some in pairs.items()}
     images = config["data"]["batch_size"]
     return {
-        **{way: round(value, 2) for way, value in found.items()},
-        "loop, of the step's speed": f"{found['step'] / found['loop']:.1%}",
-        "training, of the step's speed": f"{found['step'] / found['training']:.1%}",
-        "img/s of the step": round(1000 * images / found["step"], 2),
-        "img/s in training": round(1000 * images / found["training"], 2),
-        "workers": source.num_workers,
+        "step": round(1000 * step, 1),
+        **{way: round(1000 * statistics.median(whole for whole, _ in some), 1) for way, some in pairs.items()},
+        **{f"{way}, of the step's speed": f"{value:.1%}" for way, value in share.items()},
+        "img/s of the step": round(images / step, 2),
+        "img/s in training": round(images / step * share["training"], 2),
         "threads": config["threads"],
-        "steps": len(seconds["step"]),
+        "pairs of steps": len(pairs["training"]),
     }
 
 
-def plain_steps(config: dict[str, Any], task: Any, batch: dict[str, Any], steps: int) -> list[float]:
-    """Seconds of each step, optimizer included, of what `SegmentationTask` computes, but without logging."""
+def plain_step(config: dict[str, Any], task: Any, batch: dict[str, Any]) -> Callable[[], None]:
+    """What `SegmentationTask` and the trainer compute in a step, optimizer included, without metrics and logging."""
     import torch
     from hydra.utils import instantiate
     from timm.optim import param_groups_weight_decay
@@ -113,35 +112,43 @@ def plain_steps(config: dict[str, Any], task: Any, batch: dict[str, Any], steps:
         optimizer.zero_grad()
         loss = task.loss(task(batch["image"]), batch["mask"])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.net.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(task.net.parameters(), config["trainer"]["gradient_clip_val"])
         optimizer.step()
 
-    return list(intervals(step, steps))
+    return step
 
 
-def lightning_steps(config: dict[str, Any], run: Any, task: Any, loader: Any) -> list[float]:
-    """Seconds from the end of one step to that of the next."""
+def paired_steps(
+    config: dict[str, Any], run: Any, task: Any, loader: Any, plain: Callable[[], None], steps: int
+) -> list[tuple[float, float]]:
+    """Seconds of a step of Lightning's, from the fetching of its batch on, and of a plain one after it."""
     from lightning.pytorch.callbacks import Callback
 
     from src.assemble import make_trainer
     from src.runlog import logged_to
 
-    ends: list[float] = []
+    pairs: list[tuple[float, float]] = []
 
     class Clock(Callback):
+        begun = 0.0
+
         def on_train_epoch_start(self, *_: Any) -> None:
-            ends.append(time.perf_counter())
+            self.begun = time.perf_counter()
 
         def on_train_batch_end(self, *_: Any) -> None:
-            ends.append(time.perf_counter())
+            trained = time.perf_counter()
+            plain()
+            ended = time.perf_counter()
+            pairs.append((trained - self.begun, ended - trained))
+            self.begun = time.perf_counter()
 
-    alone = {**config, "trainer": {**config["trainer"], "max_epochs": 1, "limit_val_batches": 0}}
-    alone["trainer"]["callbacks"] = {}  # those write checkpoints between epochs, which is not of a step
+    # the callbacks in a run's file write checkpoints between epochs, which is not of a step
+    changed = {"max_epochs": 1, "limit_train_batches": steps, "limit_val_batches": 0, "callbacks": {}}
     with logged_to(run.path / "train.log"):
-        trainer = make_trainer(alone, run, False, None, None)
+        trainer = make_trainer({**config, "trainer": {**config["trainer"], **changed}}, run, False, None, None)
         trainer.callbacks.append(Clock())
         trainer.fit(task, train_dataloaders=loader)
-    return [after - before for before, after in itertools.pairwise(ends)]
+    return pairs
 
 
 def images_alone(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -176,13 +183,6 @@ def images_alone(overrides: tuple[str, ...]) -> dict[str, Any]:
         "img/s of one core": round(len(ids) / whole, 1),
         "img/s of 16 cores, if they scale": round(16 * len(ids) / whole),
     }
-
-
-def intervals(step: Callable[[], None], steps: int) -> Iterator[float]:
-    for _ in range(steps):
-        begun = time.perf_counter()
-        step()
-        yield time.perf_counter() - begun
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Forward and backward of one in-memory batch: channels_last, bfloat16 and torch.compile, each alone and together.
 
-python -m experiments.performance.training_modes [network ...]     # writes training_modes.md beside this file
+python -m experiments.performance.training_modes [compile] [network ...]     # writes training_modes.md beside this file
+
+Without the word `compile` the modes that compile, minutes for each network, are left out.
 
 All modes of all networks take turns. Beside the speed stands how far a mode's gradient is from that of plain float32,
 as the relative distance of all gradients in one vector: rounding alone gives about 1e-6.
@@ -9,7 +11,6 @@ as the relative distance of all gradients in one vector: rounding alone gives ab
 import sys
 import warnings
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -23,9 +24,9 @@ from src.build import build_net
 from src.losses import BCELoss, TverskyLoss, WeightedSum
 from src.rundir import provenance
 
-SIZE, BATCH, SECONDS = 128, 8, 60.0
+SIZE, BATCH, SECONDS = 128, 8, 15.0
 NETWORKS = ("emisnet", "emisnet stem_stride=2", "emisnet_tiny", "unext", "unet")
-MODES = list(product((False, True), repeat=3))  # channels_last, bfloat16, compile
+MODES = [(layout, half, compiled) for compiled in (False, True) for layout in (False, True) for half in (False, True)]
 
 
 def mode_name(channels_last: bool, bfloat16: bool, compiled: bool) -> str:
@@ -64,11 +65,13 @@ def gradient(net: nn.Module) -> Tensor:
 def main() -> None:
     warnings.simplefilter("ignore")  # networks announce dilated 1x1 kernels, the compiler its plans
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lines = sys.argv[1:] or list(NETWORKS)
+    words = sys.argv[1:]
+    modes = MODES if "compile" in words else [mode for mode in MODES if not mode[2]]
+    lines = [word for word in words if word != "compile"] or list(NETWORKS)
     before, rows = load(), []
     for line in lines:
         steps, distances, plain = {}, {}, None
-        for mode in MODES:
+        for mode in modes:
             net, step = make_step(line, *mode, device)
             step()
             found = gradient(net)

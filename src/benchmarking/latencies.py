@@ -16,7 +16,15 @@ WARM_UP = 1  # calls of each, after the one whose output was compared
 FEWEST, MOST = 3, 200  # timed calls of each; FEWEST also where they take longer than they may
 RESERVE = 3e9  # bytes left free: networks that take turns are in memory together
 SETTLE = 0.05  # s: what is quicker is called once untimed in its turn, see in_turns
-BEST = ("onnxruntime", "cuda_graphs", "onnxruntime_unfused", "fused", "eager")  # the first with a time speaks for a net
+BEST = (
+    "onnxruntime",
+    "cuda_graphs",
+    "openvino",
+    "onnxruntime_unfused",
+    "compile",
+    "fused",
+    "eager",
+)  # the first with a time speaks for a net
 
 Key = tuple[str, str]  # model, engine
 
@@ -56,15 +64,16 @@ def time_setting(
     errors: dict[Key, str] = {}
     with progress(len(contenders) * len(engines), f"{told}: preparing", unit=" networks") as bar:
         for contender in contenders:
+            free = machine.free_memory()
+            if free is not None and free < RESERVE:
+                short = f"no memory: {free / 1e9:.1f} GB are free; choose fewer models, engines or images"
+                errors |= dict.fromkeys([(contender.name, engine) for engine in engines], short)
+                continue
             image = random_images(batch, contender.in_channels, size).to(device)
             with torch.inference_mode():
                 expected = contender.net(image)
             for engine in engines:
                 key = (contender.name, engine)
-                free = machine.free_memory()
-                if free is not None and free < RESERVE:
-                    errors[key] = f"no memory: {free / 1e9:.1f} GB are free; choose fewer models, engines or images"
-                    continue
                 try:
                     calls[key], differences[key] = ready(engine, contender, image, threads, exports, expected)
                 except EngineError as error:

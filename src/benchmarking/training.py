@@ -29,7 +29,9 @@ def training_step(net: nn.Module, image: torch.Tensor) -> Callable[[], None]:
     """A call that computes the gradients of BCE + Dice on `image` (B, C, H, W), for a copy of `net`."""
     net = copy.deepcopy(net).requires_grad_(True).train()
     loss = DeepSupervision(WeightedSum(losses=[BCELoss(), TverskyLoss()], weights=[1.0, 1.0]))
-    mask = (random_images(len(image), 1, image.shape[-1]) > 0).to(image.device, torch.uint8)
+    planes = net.num_classes
+    assert isinstance(planes, int)
+    mask = (random_images(len(image), planes, image.shape[-1]) > 0).to(image.device, torch.uint8)
 
     def step() -> None:
         net.zero_grad(set_to_none=True)

@@ -32,6 +32,8 @@ BLOCK = 16  # channels
 def blocked(fused: nn.Module) -> nn.Module:
     """What `fuse` returned for an EMISNet, rearranged, as a copy; any other network as it is.
 
+    A graph that is exported of it holds for images of one size: its poolings' kernels are as large as the maps.
+
     Raises ValueError for an EMISNet that is not fused.
     """
     if not isinstance(fused, EMISNet):

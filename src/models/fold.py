@@ -5,91 +5,116 @@ computation, but off the graph of `torch.export`: a pair folds where one reads t
 """
 
 # Module surgery: submodules are replaced by others.
-# mypy: disable-error-code="arg-type,union-attr,type-var"
+# mypy: disable-error-code="arg-type,union-attr,type-var,assignment,misc"
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 SIDE = 64  # px of the image that is traced; networks that halve more often pad it
 
 
 def apply_folds(net: nn.Module) -> None:
-    """Puts in place of every submodule that has `folded()` what that returns: the form its author knows to be equal."""
+    """Asks every module that has `folded()` for the form that its author knows to be equal, and puts it in place."""
     for name, module in list(net.named_modules()):
-        if name and hasattr(module, "folded"):
-            _replace(net, name, module.folded())
+        if hasattr(module, "folded"):
+            folded = module.folded()
+            if name:
+                _replace(net, module, folded)
+            else:
+                assert folded is net, "the network itself can only change in place"
 
 
 @torch.no_grad()
-def fold_batch_norms(net: nn.Module, in_channels: int) -> int:
+def fold_batch_norms(net: nn.Module) -> int:
     """Folds, in place, every BN of a network in eval mode that can be folded exactly; returns how many were.
 
     A BN after a convolution goes into that; one before a convolution without padding into the next (with padding, the
     zeros around the image would not be shifted).
+
+    Raises ValueError for a network that cannot be traced, or does not tell its `in_channels`.
     """
+    channels = getattr(net, "in_channels", None)
+    if not isinstance(channels, int):
+        raise ValueError(f"{type(net).__name__} has no `in_channels`, which tells what image to trace it with. Add it.")
     parameter = next(net.parameters())
-    image = torch.zeros(1, in_channels, SIDE, SIDE, device=parameter.device, dtype=parameter.dtype)
-    pairs = list(_pairs(net, image))
-    for kind, conv_name, norm_name in pairs:
-        conv, norm = net.get_submodule(conv_name), net.get_submodule(norm_name)
-        _replace(net, conv_name, fuse_conv_bn_eval(conv, norm) if kind == "after" else _norm_first(norm, conv))
-        _replace(net, norm_name, nn.Identity())
+    image = torch.zeros(1, channels, SIDE, SIDE, device=parameter.device, dtype=parameter.dtype)
+    try:
+        program = torch.export.export(net, (image,), strict=False)
+    except Exception as error:  # the exporter's are of every kind
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{type(net).__name__} cannot be traced, so it cannot be fused: {reason}") from error
+    pairs = list(_pairs(net, program))
+    for kind, conv, norm in pairs:
+        if kind == "after":
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+        else:
+            _norm_first(norm, conv)
+        _replace(net, norm, nn.Identity())
     return len(pairs)
 
 
-def _pairs(net: nn.Module, image: Tensor) -> Iterator[tuple[str, str, str]]:
-    """(after or before, name of the convolution, name of the BN)."""
-    program = torch.export.export(net, (image,), strict=False)
-    owner = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
-    taken: set[str] = set()
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """BN in eval mode as x * scale + shift, in float64."""
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = scale if norm.weight is None else norm.weight.detach().double() * scale
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else norm.bias.detach().double() + shift
+
+
+def _pairs(net: nn.Module, program: torch.export.ExportedProgram) -> Iterator[tuple[str, nn.Conv2d, nn.BatchNorm2d]]:
+    """(after or before, convolution, BN), in the order of the computation."""
+    signature = program.graph_signature
+    owner = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+    def module_of(node: object, kind: type[nn.Module]) -> nn.Module | None:
+        """The module that a node computes, if its statistics or weight are used by that node alone."""
+        position, tensor = {nn.Conv2d: (1, "weight"), nn.BatchNorm2d: (3, "running_mean")}[kind]
+        operator = {nn.Conv2d: "aten.conv2d", nn.BatchNorm2d: "aten.batch_norm"}[kind]
+        if not isinstance(node, Node) or node.op != "call_function" or not str(node.target).startswith(operator):
+            return None
+        value = node.args[position]
+        if not isinstance(value, Node) or len(value.users) != 1:
+            return None
+        name, _, own = owner.get(value.name, "").rpartition(".")
+        module = net.get_submodule(name)
+        return module if own == tensor and type(module) is kind else None
+
     for node in program.graph.nodes:
-        norm = _module_of(node, "aten.batch_norm", owner)
+        norm = module_of(node, nn.BatchNorm2d)
         if norm is None:
             continue
         source, readers = node.args[0], list(node.users)
-        before = _module_of(source, "aten.conv2d", owner) if isinstance(source, Node) else None
-        after = _module_of(readers[0], "aten.conv2d", owner) if len(readers) == 1 else None
-        if before is not None and before not in taken and len(source.users) == 1:
-            taken.add(before)
+        before = module_of(source, nn.Conv2d)
+        after = module_of(readers[0], nn.Conv2d) if len(readers) == 1 else None
+        if before is not None and len(source.users) == 1:
             yield "after", before, norm
-        elif after is not None and after not in taken and _is_unpadded(net.get_submodule(after)):
-            taken.add(after)
+        elif after is not None and not isinstance(after.padding, str) and max(after.padding) == 0:
             yield "before", after, norm
 
 
-def _module_of(node: Node, operator: str, owner: dict[str, str]) -> str | None:
-    """The name of the module whose own weight a call of `operator` uses, if it is used by that call alone."""
-    if node.op != "call_function" or not str(node.target).startswith(operator) or not isinstance(node.args[1], Node):
-        return None
-    weight = node.args[1]
-    name = owner.get(weight.name, "")
-    return name.removesuffix(".weight") if name.endswith(".weight") and len(weight.users) == 1 else None
-
-
-def _is_unpadded(conv: nn.Module) -> bool:
-    return isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str) and max(conv.padding) == 0
-
-
-def _norm_first(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
-    """conv(BN(x)) as one convolution: W' = W s, b' = b + sum W t, with BN(x) = s x + t."""
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    per_group = conv.in_channels // conv.groups
-    outputs = conv.out_channels // conv.groups
-    scale = scale.view(conv.groups, 1, per_group).expand(-1, outputs, -1).reshape(conv.out_channels, per_group)
-    shift = shift.view(conv.groups, 1, per_group).expand(-1, outputs, -1).reshape(conv.out_channels, per_group)
+def _norm_first(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
+    """conv(BN(x)) as one convolution, in place: W' = W s, b' = b + sum W t, with BN(x) = s x + t."""
+    per_group, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    scale, shift = (
+        value.view(conv.groups, 1, per_group).expand(-1, outputs, -1).reshape(conv.out_channels, per_group)
+        for value in scale_and_shift(norm)
+    )
     weight, dtype = conv.weight.double(), conv.weight.dtype
     bias = (weight.sum((2, 3)) * shift).sum(1)
     bias = bias if conv.bias is None else bias + conv.bias.double()
     conv.weight = nn.Parameter((weight * scale[:, :, None, None]).to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-    return conv
 
 
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(net.get_submodule(parent), child, module)
+def _replace(net: nn.Module, module: nn.Module, by: nn.Module) -> None:
+    """Under every name that it has."""
+    for name, found in list(net.named_modules(remove_duplicate=False)):
+        if found is module:
+            parent, _, child = name.rpartition(".")
+            setattr(net.get_submodule(parent), child, by)

@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from src.models.blocks import EFAM, ICM, LGFE
 from src.models.emisnet import EMISNet, ScaleFusion
-from src.models.fold import apply_folds, fold_batch_norms
+from src.models.fold import apply_folds, fold_batch_norms, scale_and_shift
 from src.models.fused import ChannelAffine, FoldedDilatedHead, FoldedHead, FusedLGFE, Ghost, ScaledCoordAttn
 
 
@@ -39,8 +39,9 @@ def fuse(net: nn.Module) -> nn.Module:
     heads, and cannot be fused again.
 
     Raises:
-        ValueError: for a network that is fused already.
+        ValueError: for a network that is fused already, and for one that torch.export cannot trace.
     """
+    net = getattr(net, "_orig_mod", net)  # of torch.compile(net)
     if getattr(net, "is_fused", False):
         raise ValueError("this network is fused already. Fuse the trained one.")
     fused = copy.deepcopy(net).eval().requires_grad_(False)
@@ -48,7 +49,7 @@ def fuse(net: nn.Module) -> nn.Module:
         _fold_emisnet(fused)
     else:
         apply_folds(fused)
-        fold_batch_norms(fused, net.in_channels)
+        fold_batch_norms(fused)
     fused.is_fused = True
     return fused.eval().requires_grad_(False)
 
@@ -89,12 +90,6 @@ def _matrix(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
 
 
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """BN in eval mode as x * scale + shift, in float64."""
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
 def _fold_sequence(layers: nn.Sequential) -> None:
     """Conv2d followed by BatchNorm2d, as neighbours in a Sequential, become one convolution."""
     for i in range(len(layers) - 1):
@@ -105,7 +100,7 @@ def _fold_sequence(layers: nn.Sequential) -> None:
 
 def _fold_lgfe(block: LGFE, widths: Sequence[int]) -> FusedLGFE:
     """Of a block whose sequences are folded already; the BN that follows attention is left to distribute."""
-    scale, shift = _scale_and_shift(block.norm)
+    scale, shift = scale_and_shift(block.norm)
     dtype = block.norm.weight.dtype
     context = [] if block.context is None else [layer for layer in block.context.modules() if _is_conv(layer)]
     if context:
@@ -148,7 +143,7 @@ def _fold_icm(icm: ICM) -> nn.Module:
     for conv in convs[1:]:
         matrix, offset = _matrix(conv)
         weight, bias = matrix @ weight, matrix @ bias + offset
-    scale, shift = _scale_and_shift(icm.project[-1])
+    scale, shift = scale_and_shift(icm.project[-1])
     weight = scale[:, None] * weight + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)  # the residual
     return nn.Sequential(_conv1x1(weight, scale * bias + shift, convs[0].weight.dtype), icm.act)
 

@@ -124,6 +124,11 @@ class EGEUNet(SixLevels):
         """What deep supervision trains beside the head, if it is on."""
         return self.mask_heads if self.deep_supervision else None
 
+    def folded(self) -> nn.Module:
+        """For inference: one plane, whatever mode it is in."""
+        self.deep_supervision = False
+        return self
+
     def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"] | list[Tensor]:
         size = image.shape[-2:]
         features, lowest = self.encode(image)

@@ -11,12 +11,12 @@ the paper's deploy form at any time. The paper starts from ImageNet weights; her
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large
 
+from src.models.fold import scale_and_shift
 from src.models.sizes import PaddedNet, twice
 
 EPS = 1e-6  # of every BN but MobileNet's
@@ -67,9 +67,7 @@ class VanillaBlock(nn.Module):
 def _affine(conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """A 1x1 convolution and its BN as matrix and offset, in float64."""
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and conv.bias is not None
-    assert norm.running_var is not None and norm.running_mean is not None
-    scale = norm.weight.data.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.data.double() - norm.running_mean.double() * scale
+    scale, shift = scale_and_shift(norm)
     return scale[:, None] * conv.weight.data.flatten(1).double(), scale * conv.bias.data.double() + shift
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from src.models.fold import scale_and_shift
 from src.models.sizes import PaddedNet
 
 
@@ -47,11 +48,10 @@ class FoldedAxial(nn.Module):
         assert self.down.bias is not None and self.across.bias is not None
         self.down.weight.data[:, 0, self.down.kernel_size[0] // 2, 0] += 1
         if norm is not None:
-            assert norm.running_var is not None and norm.running_mean is not None
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            scale, shift = (value.to(norm.weight.dtype) for value in scale_and_shift(norm))
             self.down.weight.data *= scale[:, None, None, None]
             self.across.weight.data *= scale[:, None, None, None]
-            self.down.bias.data = scale * (self.down.bias + self.across.bias - norm.running_mean) + norm.bias
+            self.down.bias.data = scale * (self.down.bias.data + self.across.bias.data) + shift
             self.across.bias = None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
