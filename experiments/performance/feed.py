@@ -1,7 +1,7 @@
 """How much of the speed of a training step is left when its images come from files: the feed of images.
 
     python -m experiments.performance.feed                      from the repository's root; about 4 minutes
-    python -m experiments.performance.feed --rounds 9 --afresh  measure again what feed.csv has
+    python -m experiments.performance.feed --times 2 --afresh   measure again what feed.csv has, twice as long
 
 It needs Kvasir-SEG under $EMISNET_DATA, and decodes it into $EMISNET_CACHE once. Three ways of the same step are timed:
 
@@ -23,32 +23,33 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.performance.conditions import Table, conditions
 
 HERE = Path(__file__).parent
-CASES = {  # name: (overrides, steps of each way in a round)
-    "emisnet stem_stride=2, 128 px, batch 16": (("model.stem_stride=2", "data.size=128", "data.batch_size=16"), 10),
-    "emisnet, 256 px, batch 8": (("data.size=256", "data.batch_size=8"), 3),
+CASES = {  # name: (overrides, steps of each way in a round, rounds)
+    "emisnet stem_stride=2, 128 px, batch 16": (("model.stem_stride=2", "data.size=128", "data.batch_size=16"), 10, 5),
+    "emisnet, 256 px, batch 8": (("data.size=256", "data.batch_size=8"), 3, 2),  # seconds a step
 }
-WARM = 2  # steps of each way and round that are not counted
+WARM = 1  # steps of each way and round that are not counted
 AUGMENTED = 300  # images
 AUGMENTS = {"default (flip, rotate)": (), "with scale and color": ("data.augment.scale=0.5", "data.augment.color=0.5")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the feed of images; see the file's first lines.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--times", type=int, default=1, help="so many times the rounds")
     parser.add_argument("--afresh", action="store_true", help="measure also what feed.csv has")
     chosen = parser.parse_args()
     print(conditions())
     table = Table(HERE / "feed.csv", afresh=chosen.afresh)
-    for name, (overrides, steps) in CASES.items():
-        table.add(name, lambda o=overrides, s=steps: training(o, s, chosen.rounds))
     for name, overrides in AUGMENTS.items():
-        table.add(f"one core, 256 px, {name}", lambda o=overrides: images_alone(("data.size=256", *o)))
+        table.add(f"one core, 256 px, {name}", partial(images_alone, ("data.size=256", *overrides)))
+    for name, (settings, steps, rounds) in CASES.items():
+        table.add(name, partial(training, settings, steps, rounds * chosen.times))
     table.show(("step", "loop", "training"), "ms a step (median), and what of the step's speed is left")
     table.show(("read", "augment", "collate"), "ms an image on one core, without the network")
 
