@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from src.benchmarking import machine
 from src.benchmarking.contender import make_contender, random_images
 from src.benchmarking.engines import TOLERANCE, EngineError, Exports, checked, ready
-from src.benchmarking.latencies import time_setting, time_training
+from src.benchmarking.latencies import _figures, time_setting, time_training
 from src.benchmarking.training import Peak, peaks_apart, training_step
 
 NAME = "small"
@@ -113,7 +114,7 @@ def test_what_memory_does_not_hold_is_not_tried(tmp_path: Path, monkeypatch: pyt
 
 
 def test_figures_count_the_images_of_a_batch() -> None:
-    contender = make_contender("tiny", model_config("unext_s", 64), 64)
+    contender = make_contender("tiny", CONFIG, 64)
     times = {("tiny", "eager"): [8.0, 8.0, 8.0], ("other", "eager"): [4.0, 2.0, 8.0]}
     found = _figures(("tiny", "eager"), times, contender, 4, "other")
     assert (found["median_ms"], found["n"], found["ratio"], found["ratio_to_eager"]) == (8.0, 3, 2.0, 1.0)

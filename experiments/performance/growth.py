@@ -53,7 +53,7 @@ def main() -> None:
     table.show(("ids", "pairs"), "Start, s and MB")
     table.show(("ids", "sampler"), "An epoch without network and augmentation, s")
     table.show(("ids", "rows"), "Rows, tables and files of scored images, s")
-    table.show(("batch", "size"), "Memory of a training step of emisnet on a CPU, above that of the libraries")
+    table.show(("batch", "size"), "Memory of a training step of emisnet on one CPU thread, above that of the libraries")
     plot(list(table.rows.values()))
 
 
@@ -151,10 +151,12 @@ def step(batch: str, size: str) -> dict[str, Any]:
     import torch
     from hydra.utils import instantiate
 
+    from src.build import build_net
     from src.config import composed
 
+    torch.set_num_threads(1)  # two on two cores wait for each other as soon as anything else runs
     config = composed("model=emisnet")
-    net, loss = instantiate(config["model"]), instantiate(config["loss"])
+    net, loss = build_net(config["model"], quiet=True), instantiate(config["loss"])
     optimizer = torch.optim.AdamW(net.parameters())
     image = torch.rand(int(batch), 3, int(size), int(size))
     mask = (image[:, :1] > 0.5).to(torch.uint8)
