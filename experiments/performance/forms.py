@@ -20,14 +20,14 @@ import onnxruntime
 import torch
 from torch import nn
 
-from experiments.performance.int8 import in_onnxruntime, in_openvino, table
+from experiments.performance.int8 import in_onnxruntime, in_openvino, shares
 from src.benchmarking.contender import random_images, settled
 from src.benchmarking.counts import count_traffic
 from src.benchmarking.engines import export
 from src.benchmarking.machine import conditions, measure_floor
-from src.benchmarking.profiles import onnxruntime_operators
 from src.benchmarking.request import model_config
 from src.benchmarking.rounds import in_turns, latency_of, ratio
+from src.benchmarking.tables import table, told
 from src.build import build_net
 from src.models.blocked import blocked
 from src.models.cost import measure_cost
@@ -70,8 +70,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines, image = sys.argv[1:] or list(NETWORKS), random_images(1, 3, SIZE)
     floor = measure_floor()
-    told = ", ".join(f"{key} {value}" for key, value in conditions("cpu", SIZE, provenance()["commit"]).items())
-    rows, shares = [], []
+    sentence = told(conditions("cpu", SIZE, provenance()["commit"]))
+    rows, told_shares = [], []
     with tempfile.TemporaryDirectory() as folder:
         for line in lines:
             calls, counts, nets = {}, {}, forms(line)
@@ -85,9 +85,7 @@ def main() -> None:
                 last = image.contiguous(memory_format=torch.channels_last)
                 calls[form, "channels_last"] = eager(copy.deepcopy(net).to(memory_format=torch.channels_last), last)
                 if form in ("as trained", "blocked"):
-                    found = onnxruntime_operators(file, image, 1)[:OPERATORS]
-                    text = ", ".join(f"{row['operator']} {row['share']:.0%}" for row in found)
-                    shares.append(f"- {line}, {form}: {text}")
+                    told_shares.append(f"- {line}, {form}: {shares(file, image, OPERATORS)}")
             taken = dict(zip(calls, in_turns(list(calls.values()), SECONDS), strict=True))
             for form, net in nets.items():
                 ort = taken[form, "onnxruntime"]
@@ -105,9 +103,9 @@ def main() -> None:
     columns = ["network", "form", "GMACs", "operators", "of them copies", "ONNX Runtime (ms)", "/ as trained"]
     columns += ["/ as written", "GMAC/s (of matrix product)", "OpenVINO (ms)", "eager (ms)", "channels_last (ms)"]
     text = table([*columns, "eager kernels", "eager traffic (MB)"], rows)
-    text += "\n\nWhere the time goes in ONNX Runtime:\n\n" + "\n".join(shares)
+    text += "\n\nWhere the time goes in ONNX Runtime:\n\n" + "\n".join(told_shares)
     text += f"\n\nOne thread: matrix product {floor.gmac_per_s:.1f} GMAC/s, copies {floor.cached_gb_per_s:.1f} GB/s in "
-    text += f"cache, {floor.dram_gb_per_s:.1f} GB/s from memory. {told}, one thread, medians, all in turns.\n"
+    text += f"cache, {floor.dram_gb_per_s:.1f} GB/s from memory. {sentence}, one thread, medians, all in turns.\n"
     (Path(__file__).parent / "forms.md").write_text(text)
     print(text)
 

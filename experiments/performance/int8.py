@@ -7,12 +7,10 @@ images: the times are real, the masks mean nothing.
 """
 
 import io
-import json
 import logging
 import sys
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,14 +26,17 @@ from torch import nn
 from src.benchmarking.contender import random_images, settled
 from src.benchmarking.engines import export
 from src.benchmarking.machine import conditions
+from src.benchmarking.profiles import onnxruntime_operators
 from src.benchmarking.request import model_config
 from src.benchmarking.rounds import in_turns, latency_of
+from src.benchmarking.tables import table, told
 from src.build import build_net
 from src.models.blocked import blocked
 from src.models.fuse import fuse
 from src.rundir import provenance
 
 SIZE, SECONDS = 256, 15.0
+OPERATORS = 6  # told of each network
 LEAST = 128  # channels that a convolution sums over
 NETWORKS = ("emisnet_tiny", "emisnet", "emisnet_base", "unext", "unet")
 CONVS = [  # kind, channels, side of the map
@@ -73,6 +74,7 @@ def quantised(
 
 
 def in_onnxruntime(file: Path, image: torch.Tensor) -> Callable[[], object]:
+    """A run on one thread; the file is read whole, as the next network takes its name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(file.read_bytes(), options, ["CPUExecutionProvider"])
@@ -81,34 +83,21 @@ def in_onnxruntime(file: Path, image: torch.Tensor) -> Callable[[], object]:
 
 
 def in_openvino(file: Path, image: torch.Tensor) -> Callable[[], object]:
+    """As `in_onnxruntime`."""
     how = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
     request = core.compile_model(core.read_model(io.BytesIO(file.read_bytes())), "CPU", how).create_infer_request()
     return lambda: request.infer([image.numpy()])
 
 
-def operators(file: Path, image: torch.Tensor, folder: Path) -> str:
-    """The five operators that take the most of a run in ONNX Runtime, and how many stay in float."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.enable_profiling = 1, True
-    options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(file.read_bytes(), options, ["CPUExecutionProvider"])
-    for _ in range(10):
-        session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    shares: Counter[str] = Counter()
-    for event in json.loads(Path(session.end_profiling()).read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            shares[event["args"]["op_name"]] += event["dur"]
-    total = shares.total()
-    return ", ".join(f"{name} {share / total:.0%}" for name, share in shares.most_common(6))
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows])
+def shares(file: Path, image: torch.Tensor, most: int) -> str:
+    """The operators that take the most of a run in ONNX Runtime, in words."""
+    found = onnxruntime_operators(file, image, 1)[:most]
+    return ", ".join(f"{row['operator']} {row['share']:.0%}" for row in found)
 
 
 def networks(names: list[str], folder: Path) -> str:
-    calls, told = {}, {}
+    calls, shares_of = {}, {}
     image = random_images(1, 3, SIZE)
     for name in names:
         net = fuse(settled(build_net(model_config(name, SIZE), quiet=True), (2, 3, SIZE, SIZE)))
@@ -117,7 +106,7 @@ def networks(names: list[str], folder: Path) -> str:
         calls[name, "float32"] = in_onnxruntime(folder / "float.onnx", image)
         file = quantised(kept, image, folder)
         calls[name, "int8"] = in_onnxruntime(file, image)
-        told[name] = operators(file, image, folder)
+        shares_of[name] = shares(file, image, OPERATORS)
         calls[name, "int8, convolutions alone"] = in_onnxruntime(quantised(kept, image, folder, ["Conv"]), image)
         calls[name, f"int8, those over {LEAST}+ channels"] = in_onnxruntime(
             quantised(kept, image, folder, least=LEAST), image
@@ -128,8 +117,8 @@ def networks(names: list[str], folder: Path) -> str:
     taken = dict(zip(calls, in_turns(list(calls.values()), SECONDS), strict=True))
     kinds = list(dict.fromkeys(kind for _, kind in calls))
     rows = [[name, *(f"{latency_of(taken[name, kind]).median:.2f}" for kind in kinds)] for name in names]
-    shares = "\n".join(f"- {name}: {text}" for name, text in told.items())
-    return f"{table(['ms, 1x3x256x256', *kinds], rows)}\n\nWhere the int8 time goes in ONNX Runtime:\n\n{shares}\n"
+    lines = "\n".join(f"- {name}: {text}" for name, text in shares_of.items())
+    return f"{table(['ms, 1x3x256x256', *kinds], rows)}\n\nWhere the int8 time goes in ONNX Runtime:\n\n{lines}\n"
 
 
 def convolutions(folder: Path) -> str:
@@ -156,10 +145,10 @@ def main() -> None:
     logging.disable(logging.WARNING)  # the quantiser advises to preprocess what is preprocessed
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    told = ", ".join(f"{key} {value}" for key, value in conditions("cpu", SIZE, provenance()["commit"]).items())
+    sentence = told(conditions("cpu", SIZE, provenance()["commit"]))
     with tempfile.TemporaryDirectory() as name:
         text = networks(sys.argv[1:] or list(NETWORKS), Path(name)) + "\n" + convolutions(Path(name))
-    text = f"{text}\n\n{told}, one thread, medians, all in turns.\n"
+    text = f"{text}\n\n{sentence}, one thread, medians, all in turns.\n"
     (Path(__file__).parent / "int8.md").write_text(text)
     print(text)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.performance.int8 import table
 from src.benchmarking.machine import conditions, load
+from src.benchmarking.tables import table, told
 from src.rundir import provenance
 
 RUNS, SIZE = 8, 64
@@ -53,9 +53,9 @@ def main() -> None:
             print(*rows[-1], flush=True)
     finally:
         shutil.rmtree(cache)
-    told = ", ".join(f"{key} {value}" for key, value in conditions(device, SIZE, provenance()["commit"]).items())
+    sentence = told(conditions(device, SIZE, provenance()["commit"]))
     text = table(["side by side", "threads of each", f"seconds for {RUNS} runs", "runs an hour"], rows)
-    (Path(__file__).parent / "side_by_side.md").write_text(f"{text}\n\n{told}; load before {before:.1f}.\n")
+    (Path(__file__).parent / "side_by_side.md").write_text(f"{text}\n\n{sentence}; load before {before:.1f}.\n")
 
 
 if __name__ == "__main__":

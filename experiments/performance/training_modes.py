@@ -20,6 +20,7 @@ from src.benchmarking.contender import random_images
 from src.benchmarking.machine import conditions, load
 from src.benchmarking.request import model_config
 from src.benchmarking.rounds import in_turns, latency_of
+from src.benchmarking.tables import told
 from src.build import build_net
 from src.losses import BCELoss, TverskyLoss, WeightedSum
 from src.rundir import provenance
@@ -86,9 +87,11 @@ def main() -> None:
             rows.append(f"| {line} | {mode_name(*mode)} | {speed} | {distances[mode]:.0e} |")
             print(rows[-1], flush=True)
     head = "| network | mode | img/s | speed-up | gradient differs by |\n| --- | --- | --- | --- | --- |\n"
-    told = ", ".join(f"{key} {value}" for key, value in conditions(device, SIZE, provenance()["commit"]).items())
+    sentence = told(conditions(device, SIZE, provenance()["commit"]))
     table = head + "\n".join(rows)
-    text = f"{table}\n\nForward and backward, batch {BATCH}, {torch.get_num_threads()} threads; {told}; load before "
+    text = (
+        f"{table}\n\nForward and backward, batch {BATCH}, {torch.get_num_threads()} threads; {sentence}; load before "
+    )
     (Path(__file__).parent / "training_modes.md").write_text(f"{text}{before:.1f}; modes in turns, medians.\n")
 
 

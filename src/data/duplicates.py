@@ -164,14 +164,7 @@ def _coarse(thumbs: Thumbs) -> Floats:
 
 def _similarities_of_pairs(thumbs: Thumbs, others: Thumbs) -> Floats:
     """(N,): `similarities` of each to the other in its place."""
-    contrast, colour = _unit(_contrast(thumbs)), _unit(_colour(thumbs))
-    other_contrast, other_colour = _contrast(others), _colour(others)
-    best = np.zeros(len(thumbs), np.float32)
-    for turn in range(8):
-        agreement = np.maximum(np.einsum("nd,nd->n", contrast, _unit(_turned(other_contrast, turn))), 0)
-        agreement *= np.maximum(np.einsum("nd,nd->n", colour, _unit(_turned(other_colour, turn))), 0)
-        np.maximum(best, agreement, out=best)
-    return best
+    return _best_turn(thumbs, others, lambda a, b: np.einsum("nd,nd->n", a, b))
 
 
 # ---- thumbnails
@@ -179,13 +172,19 @@ def _similarities_of_pairs(thumbs: Thumbs, others: Thumbs) -> Floats:
 
 def similarities(thumbs: Thumbs, others: Thumbs) -> Floats:
     """(N, M), 0 to 1, from (N, SIDE, SIDE, 3) and (M, SIDE, SIDE, 3): the best of eight turns and mirror images."""
+    return _best_turn(thumbs, others, lambda a, b: a @ b.T)
+
+
+def _best_turn(thumbs: Thumbs, others: Thumbs, product: Callable[[Floats, Floats], Floats]) -> Floats:
+    """`product` of the features of contrast, times that of the colours: the most that any turn of the others gives."""
     contrast, colour = _unit(_contrast(thumbs)), _unit(_colour(thumbs))
     other_contrast, other_colour = _contrast(others), _colour(others)
-    best = np.zeros((len(thumbs), len(others)), np.float32)
+    best: Floats | None = None
     for turn in range(8):
-        agreement = np.maximum(contrast @ _unit(_turned(other_contrast, turn)).T, 0)
-        agreement *= np.maximum(colour @ _unit(_turned(other_colour, turn)).T, 0)
-        np.maximum(best, agreement, out=best)
+        agreement = np.maximum(product(contrast, _unit(_turned(other_contrast, turn))), 0)
+        agreement *= np.maximum(product(colour, _unit(_turned(other_colour, turn))), 0)
+        best = agreement if best is None else np.maximum(best, agreement, out=best)
+    assert best is not None
     return best
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.blocks import EFAM, ICM, LGFE, make_act
-from src.models.sizes import pad_to_multiple, upsample
+from src.models.sizes import check_channels, pad_to_multiple, upsample
 
 MIN_SIZE = 32
 
@@ -216,11 +216,7 @@ class EMISNet(nn.Module):
 
 
 def _check_image(image: Tensor, in_channels: int) -> None:
-    if image.shape[1] != in_channels:
-        raise ValueError(
-            f"the image has {image.shape[1]} channels, this network takes {in_channels}. "
-            f"Set model.in_channels={image.shape[1]} or convert the image."
-        )
+    check_channels(image, in_channels)
     if min(image.shape[-2:]) < MIN_SIZE:
         raise ValueError(
             f"the image is {image.shape[-2]}x{image.shape[-1]} px; EMIS-Net needs at least {MIN_SIZE}x{MIN_SIZE}. "

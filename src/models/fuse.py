@@ -102,7 +102,9 @@ def _fold_lgfe(block: LGFE, widths: Sequence[int]) -> FusedLGFE:
     """Of a block whose sequences are folded already; the BN that follows attention is left to distribute."""
     scale, shift = scale_and_shift(block.norm)
     dtype = block.norm.weight.dtype
-    context = [] if block.context is None else [layer for layer in block.context.modules() if _is_conv(layer)]
+    context = (
+        [] if block.context is None else [layer for layer in block.context.modules() if isinstance(layer, nn.Conv2d)]
+    )
     if context:
         context[-1].dilation = (1, 1)  # a 1x1 kernel: the rate changes nothing but the speed
         context[-1].bias.data = (context[-1].bias.double() + shift).to(dtype)
@@ -129,10 +131,6 @@ def _fold_lgfe(block: LGFE, widths: Sequence[int]) -> FusedLGFE:
 def _fold_attention(attention: CoordAttn, scale: Tensor) -> ScaledCoordAttn:
     squeeze = nn.Sequential(fuse_conv_bn_eval(attention.conv1, attention.bn1), attention.act)
     return ScaledCoordAttn(squeeze, attention.conv_h, attention.conv_w, scale)
-
-
-def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d)
 
 
 def _fold_icm(icm: ICM) -> nn.Module:

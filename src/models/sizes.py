@@ -14,6 +14,15 @@ def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tens
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
+def check_channels(image: Float[Tensor, "b c h w"], in_channels: int) -> None:
+    """ValueError for an image with another number of channels."""
+    if image.shape[1] != in_channels:
+        raise ValueError(
+            f"the image has {image.shape[1]} channels, this network takes {in_channels}. "
+            f"Set model.in_channels={image.shape[1]} or convert the image."
+        )
+
+
 def upsample(
     x: Float[Tensor, "b c h w"], size: Sequence[int], *, align_corners: bool = False
 ) -> Float[Tensor, "b c h2 w2"]:
@@ -44,11 +53,7 @@ class PaddedNet(nn.Module):
         self.in_channels, self.num_classes = in_channels, num_classes
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"] | list[Tensor]:
-        if image.shape[1] != self.in_channels:
-            raise ValueError(
-                f"the image has {image.shape[1]} channels, this network takes {self.in_channels}. "
-                f"Set model.in_channels={image.shape[1]} or convert the image."
-            )
+        check_channels(image, self.in_channels)
         height, width = image.shape[-2:]
         logits = self.segment(pad_to_multiple(image, self.divisor))
         if isinstance(logits, list):
