@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from src.config import composed
 from src.data.datasets import Synthetic
 from src.data.transforms import lesion_box
-from src.evaluate import evaluate_run, load_segmenter
+from src.evaluate import evaluate_run
 from src.inference import LEAKS, MODES, Prediction, Segmenter, checked_modes, crop_box
 from src.rundir import RunDir
 from src.scoring import protocol_id, read_rows, summarize
 from src.tables import write_evaluation
 from src.thresholds import Kept, stored_threshold
 from src.train import train
+from src.trained import open_trained
 
 from .conftest import REPO
 from .test_evaluate import write_folder
@@ -216,7 +217,7 @@ def test_each_mode_is_cut_where_val_says_in_that_mode(trained_run: Path, tmp_pat
     told = stored_threshold(run, mode)
     assert told["chosen_on"] == "val" and told["n"] == 5
     assert run.threshold() == before | {"modes": {mode: told}} and stored_threshold(run)["dice"] == before["dice"]
-    segmenter = load_segmenter(run.path, mode=mode)
+    segmenter = open_trained(run.path).segmenter(mode=mode)
     assert (segmenter.threshold, segmenter.coarse_threshold) == (told["threshold"], before["threshold"])
     evaluate_run(run.path, mode=mode, parts=["test"])
     assert sum(predicted) == 5 + 6 + 6  # now it is
