@@ -85,12 +85,13 @@ def evaluate_run(
     `data` is a config of where to look instead. The run's own dataset (a folder: the same root) keeps the run's own
     split, whatever `data` says, so that no training image is scored as another; of anything else, all images are scored
     as one part, `all`. `parts` defaults to val and to every test part that is on disk, `metrics` to the dataset's,
-    `mode` is of `src.inference.MODES`; `looking` are further arguments of `src.inference.Segmenter`: tta, tile, overlap,
-    precision; for `tau` and `min_object_area` see `src.scoring.Rules`. `weights` are scored in place of the run's own:
-    anything that `src.trained` opens.
+    `mode` is of `src.inference.MODES`; `looking` are further arguments of `src.inference.Segmenter`: tta, tile,
+    overlap, precision; for `tau` and `min_object_area` see `src.scoring.Rules`. `weights` are scored in place of the
+    run's own: anything that `src.trained` opens.
 
-    `threshold` defaults to the run's for this mode and test-time augmentation. It is chosen on the run's val images and stored in the run before
-    anything is scored, if `choose` says so (the end of training), or if it is that of a further mode and not yet known.
+    `threshold` defaults to the run's for this mode and test-time augmentation. It is chosen on the run's val images and
+    stored in the run before anything is scored, if `choose` says so (the end of training), or if it is that of a
+    further way of looking and not yet known.
 
     Raises:
         ValueError: not a run directory, an unknown part, mode or metric, or images of a part that are absent on disk.

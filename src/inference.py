@@ -204,8 +204,8 @@ class Segmenter:
         return refined
 
     def _tiled(self, image: np.ndarray) -> Prediction:
-        """One layer of native size. Windows at the image's border lie inside it; a side shorter than a window is seen at
-        the windows' scale."""
+        """One layer of native size. Windows at the image's border lie inside it; a side shorter than a window is seen
+        at the windows' scale."""
         height, width = image.shape[:2]
         if max(height, width) <= self.tile:
             return self._whole([image])[0]

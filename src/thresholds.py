@@ -1,4 +1,5 @@
-"""Where a run's masks are cut, for each way of looking (`Segmenter.way`: its mode, and test-time augmentation): chosen on its validation images, stored in the run, used by all after."""
+"""Where a run's masks are cut, for each way of looking (`Segmenter.way`): chosen on its validation images, stored in
+the run, used by all after."""
 
 import zlib
 from collections.abc import Iterable

@@ -57,8 +57,8 @@ class Trained:
         device: str | None = None,
         **settings: Any,
     ) -> Segmenter:
-        """See `src.inference.Segmenter` for `settings`. Masks are cut where val chose for this way of looking, else where
-        it chose for mode `full`, else at 0.5; or at `threshold`."""
+        """See `src.inference.Segmenter` for `settings`. Masks are cut at `threshold`; by default where val chose for
+        this way of looking, else where it chose for mode `full`, else at 0.5."""
         made = Segmenter(
             self.net,
             size=self.size,

@@ -99,7 +99,7 @@ def check_sha256(path: str | Path) -> bool:
     if not words or words[0] != found:
         raise ValueError(
             f"{path} is not the file that {beside.name} was written for: SHA-256 {found[:12]}..., expected "
-            f"{words[0][:12] if words else 'one'}.... It is damaged or was replaced: fetch or export it again, or remove "
-            f"{beside.name} if you trust it."
+            f"{words[0][:12] if words else 'one'}.... It is damaged or was replaced: fetch or export it again, or "
+            f"remove {beside.name} if you trust it."
         )
     return True

@@ -17,6 +17,7 @@ from src.evaluate import evaluate_run
 from src.files import read_csv
 from src.rundir import RunDir
 from src.scoring import read_rows, strata, summarize
+from src.trained import open_trained
 
 from .conftest import REPO
 
