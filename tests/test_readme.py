@@ -20,7 +20,8 @@ COMMANDS = sorted(
     {
         (entry, arguments)
         for entry, arguments in re.findall(
-            r"python -m src\.(?:data\.)?(train|evaluate|report|dashboard|audit|preview|benchmark) ([^`\n]*)", SPOKEN
+            r"python -m src\.(?:data\.)?(train|evaluate|report|dashboard|audit|preview|benchmark|export) ([^`\n]*)",
+            SPOKEN,
         )
         if "my_glands" not in arguments  # test_new_dataset.py runs these
     }
@@ -53,7 +54,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate", "report", "dashboard", "audit", "data.preview", "benchmark"])
+@pytest.mark.parametrize(
+    "entry", ["train", "evaluate", "report", "dashboard", "audit", "data.preview", "benchmark", "export"]
+)
 def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
     choice = "emisnet_no_ca" if entry == "benchmark" else "kvasir_seg"
     command = [sys.executable, "-m", f"src.{entry}", "--help"]

@@ -1,0 +1,127 @@
+"""torch.export of a folded network: the graph that ONNX files and .pt2 files are made of."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from src.exporting.onnx_file import quiet_exporters
+from src.files import replacing
+from src.models.anysize import AnySize
+from src.weights import check_sha256
+
+SMALLEST, LARGEST = 32, 8192  # sides, px
+TRIED = ((1, 72, 104), (3, 96, 45))  # batch, height and width that a graph for any size is tried on
+CLOSE = 1e-3  # of the largest logit
+TEXT = "emisnet"  # a file inside the .pt2, with what the metadata of an ONNX file holds
+
+
+@dataclass(frozen=True)
+class Traced:
+    """`program` takes images (B, C, H, W) of `shapes`, in words; `note` says why these are not all, or is empty."""
+
+    program: ExportedProgram
+    shapes: str
+    note: str = ""
+
+    @property
+    def is_dynamic(self) -> bool:
+        return self.shapes.startswith("any")
+
+
+def traced(net: nn.Module, size: Sequence[int], *, dynamic: bool) -> Traced:
+    """`net` for any batch and size or, where it cannot be traced so or asked otherwise, for one image of `size`.
+
+    Raises ValueError for a network that cannot be traced at all.
+    """
+    note = ""
+    if dynamic:
+        try:
+            return _for_any(net)
+        except Exception as error:  # the tracer's are of every kind
+            note = f"cannot be traced for any size, so it takes one image of one size ({short(error)})"
+    image = torch.zeros(1, _channels(net), *size)
+    try:
+        with quiet_exporters(), torch.no_grad():
+            program = torch.export.export(net, (image,), strict=False)
+    except Exception as error:
+        raise ValueError(f"{type(net).__name__} cannot be traced, so it cannot be exported: {short(error)}") from error
+    return Traced(_anonymous(program), f"one image of {size[0]}x{size[1]}", note)
+
+
+def check_any(run: Callable[[Tensor], Tensor], net: nn.Module) -> None:
+    """ValueError where `run` gives other logits than `net` for some of the sizes that it says it takes."""
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in TRIED:
+        image = torch.randn(batch, _channels(net), height, width, generator=generator)
+        with torch.inference_mode():
+            expected, found = net(image), run(image)
+        worst = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+        if not worst <= CLOSE * float(expected.abs().max()):
+            raise ValueError(f"other logits for {batch} images of {height}x{width}: they differ by {worst:.2g}")
+
+
+def _for_any(net: nn.Module) -> Traced:
+    model = AnySize(net)
+    sides = {
+        2: Dim("height", min=SMALLEST, max=LARGEST),
+        3: Dim("width", min=SMALLEST, max=LARGEST),
+    }
+    example = torch.zeros(2, _channels(net), 3 * net.divisor + 1, 4 * net.divisor + 1)  # type: ignore[operator]
+    with quiet_exporters(), torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch"), **sides},), strict=False)
+    found = Traced(_anonymous(program), f"any batch and size, sides of {SMALLEST} to {LARGEST} px")
+    check_any(found.program.module(), net)
+    return found
+
+
+def _channels(net: nn.Module) -> int:
+    channels = getattr(net, "in_channels", 3)
+    assert isinstance(channels, int)
+    return channels
+
+
+def _anonymous(program: ExportedProgram) -> ExportedProgram:
+    """Without stack traces, which hold the paths of the machine that traced it."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def short(error: Exception) -> str:
+    """An error of a tracer in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+# ---- .pt2 files
+
+
+def write_program(program: ExportedProgram, path: Path, text: str) -> None:
+    """As torch.export.load reads it; `text` stands in it as TEXT."""
+    with replacing(path) as file:
+        torch.export.save(program, file, extra_files={TEXT: text})
+
+
+class ProgramNet(nn.Module):
+    """A .pt2 file as a network: image (B, C, H, W), normalised, to logits; `text` is what it says of itself.
+
+    torch.export.load unpickles: only for files of one's own. Raises ValueError for a file that is not what its checksum
+    says.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        check_sha256(path)
+        held = {TEXT: ""}
+        self.program = torch.export.load(path, extra_files=held).module()
+        self.text = held[TEXT]
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
+        return self.program(image)
+
+    def train(self, mode: bool = True) -> "ProgramNet":
+        return self  # what torch.export made is in eval mode, and refuses to be told so
