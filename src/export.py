@@ -75,6 +75,7 @@ def export_run(
     if not overwrite and (there := [str(path) for path in files.values() if path.exists()]):
         raise ValueError(f"{', '.join(there)}: there already. Choose another out=..., or replace it: overwrite=true.")
     if "bundle" in files:
+        _check_place(files["bundle"], trained)
         _check_best(trained, source)
         check_bundle(trained)
     subject = _subject(trained, data)
@@ -117,6 +118,16 @@ def _require_onnx() -> None:
 
     if absent := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
         raise ValueError(f"ONNX files need {', '.join(absent)}, not installed here: the extra `engines` brings them.")
+
+
+def _check_place(folder: Path, trained: "Trained") -> None:
+    """A bundle replaces what stands in its place: that may be a bundle, and nothing else."""
+    from src.rundir import RunDir
+
+    assert trained.run is not None
+    mine = folder.resolve() in (trained.run.path.resolve(), *trained.run.path.resolve().parents)
+    if mine or (folder.exists() and RunDir(folder).weights == RunDir(folder).best):
+        raise ValueError(f"{folder} is no bundle, and would be replaced by one. Choose another out=...")
 
 
 def _check_best(trained: "Trained", source: str | Path) -> None:

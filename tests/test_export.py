@@ -159,8 +159,8 @@ def test_what_cannot_take_any_size_takes_one_and_says_so() -> None:
 def test_networks_of_every_kind_are_exported_for_any_size(name: str) -> None:
     net = fuse(unsettle(build(name)))
     made = traced(net, (64, 64), dynamic=True)
-    assert made.is_dynamic and not made.note
-    model = onnx_files.to_onnx(made.program, torch.zeros(1, 3, 64, 64))
+    assert made.least is not None and not made.note
+    model = onnx_files.to_onnx(made.program)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for shape in ((1, 3, 64, 64), (2, 3, 97, 130)):
         image = torch.randn(shape)
@@ -375,6 +375,15 @@ def test_files_are_replaced_only_when_asked(trained_run: Path, tmp_path: Path) -
     assert not mine.exists() and {path.name for path in tmp_path.iterdir()} == {
         *("parity.md", "parity.json", trained_run.name)
     }
+
+
+def test_a_bundle_replaces_nothing_but_a_bundle(trained_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no bundle"):  # the run itself lies there
+        export_run(trained_run, formats=["bundle"], out=trained_run.parent, overwrite=True, **QUICK)
+    assert (trained_run / "checkpoints").is_dir()
+    (tmp_path / trained_run.name).mkdir()
+    with pytest.raises(ValueError, match="is no bundle"):
+        export_run(trained_run, formats=["bundle"], out=tmp_path, overwrite=True, **QUICK)
 
 
 def test_mistakes_are_answered(trained_run: Path, exported: Exported, tmp_path: Path) -> None:

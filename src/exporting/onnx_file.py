@@ -19,14 +19,14 @@ if TYPE_CHECKING:  # not installed without the extra `engines`
 IMAGE, LOGITS = "image", "logits"  # names of the input and the output
 
 
-def to_onnx(net: nn.Module | ExportedProgram, image: Tensor) -> "onnx.ModelProto":
-    """The graph of `net`, weights inside: of a module for images of exactly this shape, of a program for the shapes
-    that it was traced for.
+def to_onnx(net: nn.Module | ExportedProgram, image: Tensor | None = None) -> "onnx.ModelProto":
+    """The graph of `net`, weights inside: of a module for images of exactly the shape of `image`, of a program for the
+    shapes that it was traced for.
 
     The exporter's errors are of every kind.
     """
     with quiet_exporters(), torch.no_grad():
-        args = () if isinstance(net, ExportedProgram) else (image,)
+        args = () if image is None else (image,)
         program = torch.onnx.export(
             net, args, dynamo=True, external_data=False, verbose=False, input_names=[IMAGE], output_names=[LOGITS]
         )

@@ -35,7 +35,7 @@ class Candidate:
     name: str
     segmenter: Segmenter
     tolerance: float
-    call: Callable[[int], Call] | None
+    call: Callable[[int], Call] | None = None
     path: Path | None = None
     shapes: str = ""
     notes: list[str] = field(default_factory=list)

@@ -15,22 +15,20 @@ from src.models.anysize import AnySize
 from src.weights import check_sha256
 
 SMALLEST, LARGEST = 32, 8192  # sides, px
-TRIED = ((1, 72, 104), (3, 96, 45))  # batch, height and width that a graph for any size is tried on
+TRIED = ((1, 40, 72), (3, 64, 13))  # batch, and what height and width have above the least, of what a graph is tried on
 CLOSE = 1e-3  # of the largest logit
 TEXT = "emisnet"  # a file inside the .pt2, with what the metadata of an ONNX file holds
 
 
 @dataclass(frozen=True)
 class Traced:
-    """`program` takes images (B, C, H, W) of `shapes`, in words; `note` says why these are not all, or is empty."""
+    """`program` takes images (B, C, H, W) of `shapes`, in words: of any batch with sides from `least` px on, or where
+    that is None one image of one size; `note` says why, or is empty."""
 
     program: ExportedProgram
     shapes: str
     note: str = ""
-
-    @property
-    def is_dynamic(self) -> bool:
-        return self.shapes.startswith("any")
+    least: int | None = None
 
 
 def traced(net: nn.Module, size: Sequence[int], *, dynamic: bool) -> Traced:
@@ -39,9 +37,9 @@ def traced(net: nn.Module, size: Sequence[int], *, dynamic: bool) -> Traced:
     Raises ValueError for a network that cannot be traced at all.
     """
     note = ""
-    if dynamic:
+    for least in _leasts(net) if dynamic else ():
         try:
-            return _for_any(net)
+            return _for_any(net, least)
         except Exception as error:  # the tracer's are of every kind
             note = f"cannot be traced for any size, so it takes one image of one size ({short(error)})"
     image = torch.zeros(1, _channels(net), *size)
@@ -53,10 +51,11 @@ def traced(net: nn.Module, size: Sequence[int], *, dynamic: bool) -> Traced:
     return Traced(_anonymous(program), f"one image of {size[0]}x{size[1]}", note)
 
 
-def check_any(run: Callable[[Tensor], Tensor], net: nn.Module) -> None:
-    """ValueError where `run` gives other logits than `net` for some of the sizes that it says it takes."""
+def check_any(run: Callable[[Tensor], Tensor], net: nn.Module, least: int) -> None:
+    """ValueError where `run` gives other logits than `net` for some sizes from `least` px on."""
     generator = torch.Generator().manual_seed(0)
-    for batch, height, width in TRIED:
+    for batch, *more in TRIED:
+        height, width = (least + side for side in more)
         image = torch.randn(batch, _channels(net), height, width, generator=generator)
         with torch.inference_mode():
             expected, found = net(image), run(image)
@@ -65,18 +64,20 @@ def check_any(run: Callable[[Tensor], Tensor], net: nn.Module) -> None:
             raise ValueError(f"other logits for {batch} images of {height}x{width}: they differ by {worst:.2g}")
 
 
-def _for_any(net: nn.Module) -> Traced:
+def _leasts(net: nn.Module) -> list[int]:
+    """Smallest sides to try: SMALLEST, or what leaves two pixels on the lowest level, since a tracer takes a side that
+    may be one for another function."""
+    return sorted({SMALLEST, int(getattr(net, "divisor", 0)) + 1} - set(range(SMALLEST)))
+
+
+def _for_any(net: nn.Module, least: int) -> Traced:
     model = AnySize(net)
-    sides = {
-        2: Dim("height", min=SMALLEST, max=LARGEST),
-        3: Dim("width", min=SMALLEST, max=LARGEST),
-    }
+    sides = {axis: Dim(name, min=least, max=LARGEST) for axis, name in ((2, "height"), (3, "width"))}
     example = torch.zeros(2, _channels(net), 3 * net.divisor + 1, 4 * net.divisor + 1)  # type: ignore[operator]
     with quiet_exporters(), torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch"), **sides},), strict=False)
-    found = Traced(_anonymous(program), f"any batch and size, sides of {SMALLEST} to {LARGEST} px")
-    check_any(found.program.module(), net)
-    return found
+    check_any(program.module(), net, least)
+    return Traced(_anonymous(program), f"any batch, sides of {least} to {LARGEST} px", least=least)
 
 
 def _channels(net: nn.Module) -> int:
