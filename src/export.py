@@ -167,7 +167,7 @@ def _shown(trained: "Trained", subject: "Subject", number: int) -> "list[np.ndar
         ids = source.require("train")
     except ValueError as error:
         raise ValueError(f"{error}\nint8 is calibrated on the run's own train images; leave onnx_int8 out.") from error
-    return [seen.numpy() for seen in seen_by(trained, (source.load_image(id_) for id_ in spread(ids, number)))]
+    return [seen.numpy() for seen in seen_by(trained, (source.load(id_)[0] for id_ in spread(ids, number)))]
 
 
 def spread(ids: Sequence[str], number: int) -> list[str]:

@@ -69,7 +69,7 @@ def _fill(run: RunDir, net: nn.Module, folder: Path, name: str) -> None:
         if (run.path / file).is_file():
             shutil.copyfile(run.path / file, folder / file)
     metrics = run.metrics()
-    if "root" in metrics["protocol"]:
+    if "root" in config["data"]:
         metrics["protocol"]["root"] = root
     write_json(folder / "metrics.json", _without_paths(metrics))
     write_text(folder / "README.md", model_card(folder, name))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
 
 from src.exporting.onnx_file import quiet_exporters
 from src.files import replacing
@@ -15,7 +16,12 @@ from src.models.anysize import AnySize
 from src.weights import check_sha256
 
 SMALLEST, LARGEST = 32, 8192  # sides, px
-TRIED = ((1, 40, 72), (3, 64, 13))  # batch, and what height and width have above the least, of what a graph is tried on
+MOST = 4096  # images of a batch
+TRIED = (
+    (1, 0, 0),
+    (1, 40, 72),
+    (3, 64, 13),
+)  # batch, and what height and width have above the least, of what a graph is tried on
 CLOSE = 1e-3  # of the largest logit
 TEXT = "emisnet"  # a file inside the .pt2, with what the metadata of an ONNX file holds
 
@@ -37,7 +43,7 @@ def traced(net: nn.Module, size: Sequence[int], *, dynamic: bool) -> Traced:
     Raises ValueError for a network that cannot be traced at all.
     """
     note = ""
-    for least in _leasts(net) if dynamic else ():
+    for least in _leasts(net, min(size)) if dynamic else ():
         try:
             return _for_any(net, least)
         except Exception as error:  # the tracer's are of every kind
@@ -64,18 +70,24 @@ def check_any(run: Callable[[Tensor], Tensor], net: nn.Module, least: int) -> No
             raise ValueError(f"other logits for {batch} images of {height}x{width}: they differ by {worst:.2g}")
 
 
-def _leasts(net: nn.Module) -> list[int]:
-    """Smallest sides to try: SMALLEST, or what leaves two pixels on the lowest level, since a tracer takes a side that
-    may be one for another function."""
-    return sorted({SMALLEST, int(getattr(net, "divisor", 0)) + 1} - set(range(SMALLEST)))
+def _leasts(net: nn.Module, side: int) -> list[int]:
+    """Smallest sides to try: SMALLEST, or what leaves two pixels on the lowest level where a side of one pixel would be
+    another function to the tracer, but for images whose own side is smaller."""
+    return [least for least in sorted({SMALLEST, getattr(net, "divisor", 0) + 1}) if SMALLEST <= least <= side] or [
+        side
+    ]
 
 
 def _for_any(net: nn.Module, least: int) -> Traced:
     model = AnySize(net)
     sides = {axis: Dim(name, min=least, max=LARGEST) for axis, name in ((2, "height"), (3, "width"))}
     example = torch.zeros(2, _channels(net), 3 * net.divisor + 1, 4 * net.divisor + 1)  # type: ignore[operator]
-    with quiet_exporters(), torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch"), **sides},), strict=False)
+    shapes = ({0: Dim("batch", min=1, max=MOST), **sides},)
+    with quiet_exporters(), torch.no_grad(), _config.patch(backed_size_oblivious=True):  # one is a side as any other
+        program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
+    # What is left beside the ranges asks for more than one image, where the tracer looked at the layout of memory. The
+    # numbers do not depend on it, as is checked next; kept, the guard would refuse a single image.
+    program._guards_code = []
     check_any(program.module(), net, least)
     return Traced(_anonymous(program), f"any batch, sides of {least} to {LARGEST} px", least=least)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.emisnet import EMISNet
-from src.models.sizes import PaddedNet, upsample
+from src.models.sizes import PaddedNet, Side, upsample
 
 
 class AnySize(nn.Module):
@@ -28,7 +28,7 @@ class AnySize(nn.Module):
         height, width = image.shape[-2:]
         padded = _repeated(_repeated(image, 2, self.divisor), 3, self.divisor)
         logits = _segment_emisnet(self.net, padded) if isinstance(self.net, EMISNet) else self.net.segment(padded)
-        return logits[..., :height, :width]
+        return _cropped(_cropped(logits, 2, height), 3, width)
 
 
 def _repeated(image: Float[Tensor, "b c h w"], axis: int, divisor: int) -> Tensor:
@@ -36,6 +36,11 @@ def _repeated(image: Float[Tensor, "b c h w"], axis: int, divisor: int) -> Tenso
     length = image.shape[axis]
     places = torch.arange((length + divisor - 1) // divisor * divisor, device=image.device)
     return image.index_select(axis, places.clamp(max=length - 1))
+
+
+def _cropped(logits: Float[Tensor, "b n h w"], axis: int, length: Side) -> Tensor:
+    """The first `length` along `axis`, by indices: a tracer cannot prove that a slice lies inside what was padded."""
+    return logits.index_select(axis, torch.arange(length, device=logits.device))
 
 
 def _segment_emisnet(net: EMISNet, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:

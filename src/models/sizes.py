@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
+
+Side = int | SymInt  # of a map; symbolic while torch.export traces a network for any size
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tensor, "b c h2 w2"]:
@@ -24,7 +26,7 @@ def check_channels(image: Float[Tensor, "b c h w"], in_channels: int) -> None:
 
 
 def upsample(
-    x: Float[Tensor, "b c h w"], size: Sequence[int], *, align_corners: bool = False
+    x: Float[Tensor, "b c h w"], size: Sequence[Side], *, align_corners: bool = False
 ) -> Float[Tensor, "b c h2 w2"]:
     """Bilinear resize to `size` (H, W)."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
