@@ -72,18 +72,17 @@ def check_any(run: Callable[[Tensor], Tensor], net: nn.Module, least: int) -> No
 
 def _leasts(net: nn.Module, side: int) -> list[int]:
     """Smallest sides to try: SMALLEST, or what leaves two pixels on the lowest level where a side of one pixel would be
-    another function to the tracer, but for images whose own side is smaller."""
-    return [least for least in sorted({SMALLEST, getattr(net, "divisor", 0) + 1}) if SMALLEST <= least <= side] or [
-        side
-    ]
+    another function to the tracer; none that `side`, of the images that it is for, falls short of."""
+    return [least for least in sorted({SMALLEST, getattr(net, "divisor", 0) + 1}) if SMALLEST <= least <= side]
 
 
 def _for_any(net: nn.Module, least: int) -> Traced:
     model = AnySize(net)
     sides = {axis: Dim(name, min=least, max=LARGEST) for axis, name in ((2, "height"), (3, "width"))}
-    example = torch.zeros(2, _channels(net), 3 * net.divisor + 1, 4 * net.divisor + 1)  # type: ignore[operator]
+    example = torch.zeros(2, _channels(net), 3 * model.divisor + 1, 4 * model.divisor + 1)
     shapes = ({0: Dim("batch", min=1, max=MOST), **sides},)
-    with quiet_exporters(), torch.no_grad(), _config.patch(backed_size_oblivious=True):  # one is a side as any other
+    one_as_others = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with quiet_exporters(), torch.no_grad(), one_as_others:
         program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
     # What is left beside the ranges asks for more than one image, where the tracer looked at the layout of memory. The
     # numbers do not depend on it, as is checked next; kept, the guard would refuse a single image.
@@ -99,9 +98,10 @@ def _channels(net: nn.Module) -> int:
 
 
 def _anonymous(program: ExportedProgram) -> ExportedProgram:
-    """Without stack traces, which hold the paths of the machine that traced it."""
+    """Without where each node came from: paths of the machine that traced it, and most of a small file."""
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+            node.meta.pop(key, None)
     return program
 
 

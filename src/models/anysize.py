@@ -28,6 +28,7 @@ class AnySize(nn.Module):
         height, width = image.shape[-2:]
         padded = _repeated(_repeated(image, 2, self.divisor), 3, self.divisor)
         logits = _segment_emisnet(self.net, padded) if isinstance(self.net, EMISNet) else self.net.segment(padded)
+        assert isinstance(logits, Tensor), "a list of logits is of training"
         return _cropped(_cropped(logits, 2, height), 3, width)
 
 

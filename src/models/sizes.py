@@ -1,6 +1,7 @@
 """Images of any size through networks that halve them: padded inside, cropped back."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -29,7 +30,8 @@ def upsample(
     x: Float[Tensor, "b c h w"], size: Sequence[Side], *, align_corners: bool = False
 ) -> Float[Tensor, "b c h2 w2"]:
     """Bilinear resize to `size` (H, W)."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+    shape: Any = tuple(size)  # torch's hints know no symbolic sides
+    return F.interpolate(x, size=shape, mode="bilinear", align_corners=align_corners)
 
 
 def twice(x: Float[Tensor, "b c h w"], *, align_corners: bool = False) -> Float[Tensor, "b c h2 w2"]:

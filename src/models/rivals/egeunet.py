@@ -66,7 +66,7 @@ class HadamardAttention(nn.Module):
 
 
 def _stretch(line: Float[Tensor, "1 c l"], size: Side) -> Float[Tensor, "1 c size"]:
-    return F.interpolate(line, size=size, mode="linear", align_corners=True)
+    return F.interpolate(line, size=size, mode="linear", align_corners=True)  # type: ignore[arg-type]
 
 
 class GroupAggregation(nn.Module):
