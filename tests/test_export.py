@@ -110,13 +110,13 @@ def test_int8_quantises_convolutions_per_channel(exported: Exported) -> None:
 
 
 def test_depthwise_and_narrow_convolutions_stay_float() -> None:
-    layers = [nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 1, 1)]
+    layers = [nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(32, 64, 1), nn.Conv2d(64, 1, 1)]
     model = onnx_files.to_onnx(nn.Sequential(*layers).eval(), torch.zeros(1, 3, 32, 32))
     chosen, convolutions = int8.dense_convolutions(model.graph)
     (name,) = chosen
     node = next(node for node in model.graph.node if node.name == name)
     dims = next(weight.dims for weight in model.graph.initializer if weight.name == node.input[1])
-    assert convolutions == 4 and list(dims) == [32, 16, 1, 1]
+    assert convolutions == 4 and list(dims) == [64, 32, 1, 1]
 
 
 def test_calibration_sees_what_the_segmenter_shows(trained_run: Path) -> None:

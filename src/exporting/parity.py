@@ -182,8 +182,8 @@ def markdown(parity: Parity, name: str, against: str) -> str:
     parts.append(_accuracy(parity.rows))
     parts.append(
         "Logits at the network's size, before the sigmoid; masks at native size, cut at the run's threshold. "
-        "Difference: of the mean Dice against the truth, from that of PyTorch as trained. Worst mask: the smallest Dice "
-        "of a mask with that of PyTorch as trained."
+        "Difference: of the mean Dice against the truth, from that of PyTorch as trained. Worst mask: the smallest "
+        "Dice of a mask with that of PyTorch as trained."
     )
     if any(row["latency_ms"] for row in parity.rows):
         if parity.doubts:
