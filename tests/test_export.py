@@ -18,7 +18,7 @@ from torch import nn
 
 from src.data.splits import read_split
 from src.export import Exported, export_run, spread
-from src.exporting import int8
+from src.exporting import formats, int8
 from src.exporting import onnx_file as onnx_files
 from src.exporting.bundle import portable_config
 from src.exporting.program import traced
@@ -153,6 +153,31 @@ def test_what_cannot_take_any_size_takes_one_and_says_so() -> None:
     assert made.shapes == "one image of 64x96" and "cannot be traced for any size" in made.note
     image = torch.randn(1, 3, 64, 96)
     assert torch.equal(made.program.module()(image), net(image))
+
+
+class Plain(PaddedNet):
+    def __init__(self) -> None:
+        super().__init__(in_channels=3, num_classes=1)
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+
+    def segment(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image)
+
+
+def test_what_onnx_cannot_write_for_any_size_it_writes_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fails_first(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise RuntimeError("no such operator")
+        return onnx_files.to_onnx(*args)
+
+    monkeypatch.setattr(formats, "to_onnx", fails_first)
+    forms = formats._Forms(Plain().eval(), (32, 64), True)
+    model, form = forms.onnx
+    assert forms.general.least == 32 and form.shapes == "one image of 32x64" and "no such operator" in form.note
+    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 32, 64]
 
 
 @torch.inference_mode()

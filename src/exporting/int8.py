@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # not installed without the extra `engines`
     import onnx
 
 # Channels that a convolution must have on either side. Those with fewer weigh nothing and are slower in int8; on 44 val
-# images of `make train` (Dice 0.923): all convolutions -0.002, worst mask 0.94, 3.9 ms; from 16 -0.0006, 0.96, 3.8; from
-# 32 -0.0005, 0.99, 3.1; from 128 -0.0001, 1.00, 2.7; float32 2.8. From 32 on the file is already as small as it gets.
+# images of `make train` (Dice 0.923): all convolutions -0.002, worst mask 0.94, 3.9 ms; from 16 -0.0006, 0.96, 3.8;
+# from 32 -0.0005, 0.99, 3.1; from 128 -0.0001, 1.00, 2.7; float32 2.8. With 32 the file is as small as it gets.
 LEAST = 32
 
 
@@ -36,7 +36,10 @@ def quantised(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> tuple["
         quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
         chosen, convolutions = dense_convolutions(onnx.load(ready).graph)
         if not chosen:
-            raise ValueError(f"no convolution of this network sums over {LEAST} channels: nothing to quantise.")
+            raise ValueError(
+                f"no dense convolution of this network has {LEAST} channels on either side, so there is nothing to "
+                "quantise. Leave onnx_int8 out."
+            )
         quantize_static(
             str(ready), str(file), _Images(images), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv"],
