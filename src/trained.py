@@ -97,7 +97,7 @@ def open_trained(source: str | Path) -> Trained:
         net = read_weights(weights, build_net(model, quiet=True))
     data = config["data"]
     return Trained(
-        name=run.path.name,
+        name=Path(os.path.abspath(run.path)).name,  # of run=., too
         net=net.eval(),
         size=(data["size"], data["size"]),
         mean=tuple(data["mean"]),
