@@ -20,7 +20,7 @@ COMMANDS = sorted(
     {
         (entry, arguments)
         for entry, arguments in re.findall(
-            r"python -m src\.(?:data\.)?(train|evaluate|report|dashboard|audit|preview|benchmark) ([^`\n]*)", SPOKEN
+            r"python -m src\.(?:data\.)?(train|evaluate|report|dashboard|audit|preview|benchmark|app) ([^`\n]*)", SPOKEN
         )
         if "my_glands" not in arguments  # test_new_dataset.py runs these
     }
@@ -53,9 +53,11 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate", "report", "dashboard", "audit", "data.preview", "benchmark"])
+@pytest.mark.parametrize(
+    "entry", ["train", "evaluate", "report", "dashboard", "audit", "data.preview", "benchmark", "app"]
+)
 def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
-    choice = "emisnet_no_ca" if entry == "benchmark" else "kvasir_seg"
+    choice = {"benchmark": "emisnet_no_ca", "app": "coarse_to_fine"}.get(entry, "kvasir_seg")
     command = [sys.executable, "-m", f"src.{entry}", "--help"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,260 @@
+"""From the file that a user sent to masks, tables and crops: what happens behind the page, without the page."""
+
+import csv
+import io
+import math
+import re
+import threading
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.data.pictures import read_picture
+from src.figures import shrink
+from src.inference import Prediction, Segmenter
+from src.outputs import crop, overlay
+from src.rois import PostProcess, Roi, find_rois, roi_row
+from src.tiling import number_of_windows
+from src.trained import Trained
+
+MODES = ("full", "coarse_to_fine", "tiled")  # of src.inference; oracle_crop needs the true mask
+SHOWN_SIDE = 1600  # px: no larger picture is sent to a browser
+LOGITS_KEPT = 2**20  # values (4 MB) up to which a session keeps them as they are
+STEPS = tuple(round(step / 100, 2) for step in range(1, 100))  # thresholds that the slider can take
+MAX_WINDOWS = 2000  # of mode tiled: one user's picture shall not keep the others waiting for minutes
+NUMBERED = 40  # ROIs whose number stands in the picture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a mask is made with; `threshold` is a probability."""
+
+    threshold: float
+    post: PostProcess = field(default_factory=PostProcess)
+
+
+class Kept:
+    """A prediction, small enough to be kept for every user; masks cut of it are those of the prediction to the pixel.
+
+    Logits of the network's size are kept as they are. Those of native size (mode tiled) are not: of each pixel it is
+    kept which of `thresholds` and STEPS its probability exceeds, so probabilities come back rounded to half a step,
+    but on the same side of each of these thresholds.
+    """
+
+    def __init__(self, prediction: Prediction, thresholds: Sequence[float] = ()):
+        self.shape = prediction.shape
+        self.prediction: Prediction | None = None
+        self.steps = np.array(sorted({*STEPS, *thresholds}), np.float32)
+        self.codes = b""
+        if sum(logits.numel() for logits, _ in prediction.layers) <= LOGITS_KEPT:
+            self.prediction = prediction
+            return
+        codes = np.empty(self.shape, np.uint8)
+        for i, row in enumerate(prediction.probabilities()):  # by rows: searchsorted's own result is eight times larger
+            codes[i] = np.searchsorted(self.steps, row)
+        self.codes = zlib.compress(codes, level=1)
+
+    def probabilities(self) -> np.ndarray:
+        """(H, W) float32."""
+        if self.prediction is not None:
+            return self.prediction.probabilities()
+        ends = np.concatenate([[0.0], self.steps, [1.0]]).astype(np.float32)
+        middles = (ends[:-1] + ends[1:]) / 2
+        return middles[np.frombuffer(zlib.decompress(self.codes), np.uint8).reshape(self.shape)]
+
+    @property
+    def nbytes(self) -> int:
+        if self.prediction is None:
+            return len(self.codes)
+        return sum(logits.numel() * logits.element_size() for logits, _ in self.prediction.layers)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that the network has seen: what a session keeps of it. Its native pixels stay in the file at `path`.
+
+    `name`: what the user calls the file; `spacing`: of rows and columns in mm, None if not known; `preview`: RGB uint8,
+    at most SHOWN_SIDE px; `seconds`: decoding and the network.
+    """
+
+    path: Path
+    name: str
+    mode: str
+    kept: Kept
+    spacing: tuple[float, float] | None
+    preview: np.ndarray
+    seconds: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.kept.shape
+
+    @property
+    def stem(self) -> str:
+        """What its downloads are called: the file's own name, as far as it is plain letters."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem)[:60].strip("_") or "picture"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The mask of `settings`, for the screen: `mask` (h, w) bool of the preview's size, and the objects."""
+
+    settings: Settings
+    mask: np.ndarray
+    rois: list[Roi]
+    pixels: int  # of the foreground, native
+
+
+class Looker:
+    """A network that several users share: it looks at one picture at a time, while all else goes on beside it.
+
+    Raises ValueError as `Trained.segmenter`.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        max_pixels: int,
+        threshold: float | None = None,
+        tile: int | None = None,
+        intensity: Sequence[float] | None = None,
+        device: str | None = None,
+    ):
+        self.trained, self.max_pixels, self.intensity = trained, max_pixels, intensity
+        self.segmenters: dict[str, Segmenter] = {
+            mode: trained.segmenter(mode=mode, threshold=threshold, tile=tile, device=device) for mode in MODES
+        }
+        self._alone = threading.Lock()
+
+    def threshold(self, mode: str) -> float:
+        return float(self.segmenters[mode].threshold)
+
+    def look(self, path: Path, name: str, mode: str) -> Seen:
+        """ValueError, for the user to read, without a path of this machine: a file that is no picture, or too large."""
+        pixels, spacing = self.pixels(path, name)
+        segmenter = self.segmenters[mode]
+        if mode == "tiled":
+            _refuse_many_windows(segmenter, pixels.shape[:2])
+        try:
+            with self._alone:
+                (prediction,) = segmenter.predict([pixels])
+            kept = Kept(prediction, [self.threshold(mode)])
+        except (FloatingPointError, MemoryError) as error:
+            raise ValueError(f"the network could not look at {name} ({type(error).__name__}).") from error
+        return Seen(path, name, mode, kept, spacing, shrink(pixels, SHOWN_SIDE))
+
+    def pixels(self, path: Path, name: str) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """Native pixels (H, W, 3) uint8, and the spacing in mm. ValueError as `look`."""
+        try:
+            return tuple(read_picture(path, max_pixels=self.max_pixels, intensity=self.intensity))  # type: ignore[return-value]
+        except ValueError as error:
+            raise ValueError(_without_paths(str(error), path, name)) from error
+        except MemoryError as error:
+            raise ValueError(f"{name}: not enough memory here to decode it; downscale it first") from error
+
+
+def draw(seen: Seen, settings: Settings) -> Drawn:
+    """The mask at `settings`, and its objects."""
+    labels, rois = find(seen, settings)
+    mask = (labels > 0).astype(np.uint8)
+    height, width = seen.preview.shape[:2]
+    small = cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA) > 127
+    return Drawn(settings, small, rois, int(np.count_nonzero(mask)))
+
+
+def find(seen: Seen, settings: Settings) -> tuple[np.ndarray, list[Roi]]:
+    """Labels (H, W), native, and the objects, as `src.rois.find_rois`."""
+    return find_rois(seen.kept.probabilities(), settings.threshold, settings.post, spacing=seen.spacing)
+
+
+def shown(seen: Seen, drawn: Drawn, opacity: float) -> np.ndarray:
+    """The preview (h, w, 3) uint8 with the mask over it, and the numbers that the table gives the objects."""
+    picture = overlay(seen.preview, drawn.mask, opacity)
+    scale = seen.preview.shape[1] / seen.shape[1]
+    height = max(seen.preview.shape[:2]) / 1000
+    size = max(0.4, height)
+    for roi in drawn.rois[:NUMBERED]:
+        x, y = (round(value * scale) for value in roi.bbox[:2])
+        place = (x, max(y - round(4 * size), round(14 * size)))
+        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            thick = max(1, round(thickness * size * 1.4))
+            cv2.putText(picture, str(roi.id), place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thick, cv2.LINE_AA)
+    return picture
+
+
+# ---- downloads
+
+
+def mask_png(seen: Seen, settings: Settings) -> bytes:
+    """The mask, native size, 0 and 255."""
+    labels, _ = find(seen, settings)
+    return png((labels > 0).astype(np.uint8) * np.uint8(255))
+
+
+def table_csv(seen: Seen, settings: Settings) -> str:
+    """A row per object, as `src.predict` writes them."""
+    _, rois = find(seen, settings)
+    rows = [{"file": plain_cell(seen.name), **roi_row(roi, unit(seen))} for roi in rois]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["file", "roi"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def crops_zip(looker: Looker, seen: Seen, settings: Settings) -> bytes:
+    """A PNG of each object, native pixels. ValueError where the file is no longer here."""
+    if not seen.path.is_file():
+        raise ValueError(f"{seen.name} is no longer kept here. Send it again.")
+    pixels, _ = looker.pixels(seen.path, seen.name)
+    _, rois = find(seen, settings)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:  # stored: PNGs do not shrink further
+        for roi in rois:
+            archive.writestr(f"{seen.stem}/roi{roi.id}.png", png(crop(pixels, roi)))
+    return packed.getvalue()
+
+
+def unit(seen: Seen) -> str | None:
+    return "mm" if seen.spacing else None
+
+
+def plain_cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+# ---- parts
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W) or (H, W, 3) RGB, uint8, as a file."""
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    return cv2.imencode(".png", bgr)[1].tobytes()
+
+
+def _refuse_many_windows(segmenter: Segmenter, shape: tuple[int, ...]) -> None:
+    height, width = shape[:2]
+    window = (min(segmenter.tile, height), min(segmenter.tile, width))
+    number = number_of_windows((height, width), window, segmenter.overlap)
+    if number > MAX_WINDOWS:
+        raise ValueError(
+            f"mode tiled would look at {number:,} windows of {segmenter.tile} px, at most {MAX_WINDOWS:,} are allowed "
+            "on this page. Choose another mode, or a smaller picture."
+        )
+
+
+def _without_paths(message: str, path: Path, name: str) -> str:
+    """The decoder's message, with the user's name of the file in place of where it lies here."""
+    message = message.replace(str(path), name)
+    return message if str(path.parent) not in message else f"{name} cannot be read as a picture."
+
+
+def megapixels(shape: tuple[int, int]) -> str:
+    return f"{shape[1]} x {shape[0]} px ({math.prod(shape) / 1e6:.2g} Mpx)"
