@@ -1,11 +1,5 @@
 """The page itself: its parts, and what happens when one of them is touched."""
 
-import os
-
-# Before Gradio is imported: it would tell its makers of every start, and ask the network for a newer version.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-
 import tempfile
 import time
 from collections.abc import Callable, Sequence
