@@ -14,7 +14,15 @@ ROOMS = {
     "data/preview.py": {"src.cli", "src.config", "src.data", "src.figures"},  # an entry point that shows this room
     "losses.py": set(),
     "schedules.py": set(),
-    "inference.py": {"src.data.transforms"},
+    "inference.py": {"src.data.transforms", "src.progress", "src.tiling"},
+    "tiling.py": set(),
+    "weights.py": {"src.files"},
+    "onnx_net.py": {"src.models.sizes", "src.weights"},
+    "trained.py": {
+        *("src.build", "src.files", "src.inference", "src.onnx_net", "src.rundir", "src.thresholds", "src.weights"),
+    },
+    "rois.py": set(),
+    "outputs.py": {"src.files", "src.rois"},
     "scoring.py": {"src.files", "src.masks", "src.metrics", "src.lens"},
     "masks.py": {"src.files"},
     "lens.py": {"src.metrics", "src.scoring"},
@@ -28,7 +36,7 @@ ROOMS = {
     "rundir.py": {"src.files"},
     "process.py": set(),
     "ranks.py": {"src.process"},
-    "resume.py": {"src.rundir", "src.data", "src.inference"},
+    "resume.py": {"src.rundir", "src.data", "src.inference", "src.weights"},
     "figures.py": set(),
     "audit_print.py": {"src.audit", "src.data"},
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
@@ -60,7 +68,7 @@ ROOMS = {
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
 HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py", "dashboard.py"}
-HYDRA |= {"benchmark.py", "app.py"}
+HYDRA |= {"benchmark.py", "predict.py", "app.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -31,17 +31,25 @@ ORIENTATION, PHOTOMETRIC = 0x112, 0x106  # EXIF and TIFF tags
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-def read_image(path: str | Path, intensity: Sequence[float] | None = None) -> npt.NDArray[np.uint8]:
+def allow_pixels(number: int) -> None:
+    """From now on images of up to `number` pixels are decoded where they are asked for: Pillow has a limit of its own,
+    for the whole process."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, number)
+
+
+def read_image(
+    path: str | Path, intensity: Sequence[float] | None = None, *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
     """Pixels as (H, W, 3) uint8 RGB, turned upright by EXIF.
 
     `intensity` (low, high) maps 16-bit, 32-bit and float grey linearly from that range to 0..255, what lies outside
     clipped; files of 8 bits are not changed by it.
 
-    ValueError: unreadable or truncated file, more than 64 Mpx, several pages, transparency that hides something, deep
-    grey without `intensity` (how to scale it is the user's decision) or with NaN, 16-bit colour.
+    ValueError: unreadable or truncated file, more than `max_pixels`, several pages, transparency that hides something,
+    deep grey without `intensity` (how to scale it is the user's decision) or with NaN, 16-bit colour.
     """
     limits = None if intensity is None else checked_intensity(intensity)
-    with _opened(path) as image:
+    with _opened(path, max_pixels) as image:
         if limits and image.mode in DEEP_GREY_MODES:
             return np.repeat(_scaled(image, limits, path)[..., None], 3, axis=2)
         deep_grey_too = ", or set data.intensity=[low,high], the grey values that shall become 0 and 255"
@@ -125,7 +133,7 @@ def file_type(path: str | Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The file with its header read and checked, no pixel decoded."""
     with ExitStack() as files:
         with _decoding(path):
@@ -133,11 +141,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             # swapped where EXIF turns it, and its pixels come out scrambled
             image = files.enter_context(Image.open(files.enter_context(open(path, "rb")), formats=FORMATS))
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"{path}: {width} x {height} is {width * height:,} pixels, the limit is {MAX_PIXELS:,}; tile or "
-                "downscale it first"
-            )
+        check_pixels(width, height, max_pixels, path)
         with _decoding(path):
             pages = getattr(image, "n_frames", 1)
         if pages > 1 and image.format != "MPO":
@@ -145,6 +149,15 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
                 f"{path}: holds {pages} pages or frames, one image is required; save the one that is meant"
             )
         yield image
+
+
+def check_pixels(width: int, height: int, max_pixels: int, path: str | Path) -> None:
+    """ValueError for an image that declares more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{path}: {width} x {height} is {width * height:,} pixels, the limit is {max_pixels:,}; tile or downscale "
+            "it first"
+        )
 
 
 @contextmanager

@@ -1,0 +1,186 @@
+"""Everything that weights may lie in, and what is refused."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from src.data.datasets import Synthetic
+from src.rundir import BUNDLED, RunDir
+from src.trained import PRETRAINED, open_trained
+from src.weights import check_sha256, checksum_path, sha256, write_safetensors
+
+from .test_inference import small_net
+
+
+@pytest.fixture
+def bundle(trained_run: Path, tmp_path: Path) -> Path:
+    """A run whose weights are handed on as safetensors."""
+    path = tmp_path / "handed_on"
+    shutil.copytree(trained_run, path, ignore=shutil.ignore_patterns("checkpoints"))
+    write_safetensors(open_trained(trained_run).net, path / BUNDLED)
+    return path
+
+
+def images() -> list[np.ndarray]:
+    source = Synthetic(root="", size=32, counts=[2, 2, 2], native_size=[48, 56])
+    return [source.load(id_)[0] for id_ in source.require("val")]
+
+
+def test_a_run_its_checkpoint_and_its_bundle_are_one_network(trained_run: Path, bundle: Path) -> None:
+    run = open_trained(trained_run)
+    expected = run.segmenter().probabilities(images())
+    for source in (trained_run / "checkpoints" / "best.ckpt", bundle, bundle / BUNDLED):
+        other = open_trained(source)
+        assert other.thresholds == run.thresholds and (other.size, other.mean) == (run.size, run.mean)
+        for one, two in zip(expected, other.segmenter().probabilities(images()), strict=True):
+            assert (one == two).all()
+
+
+def test_what_a_user_must_know_comes_along(trained_run: Path) -> None:
+    trained, metrics = open_trained(trained_run), RunDir(trained_run).metrics()
+    assert trained.name == trained_run.name
+    assert trained.told["trained_on"] == "synthetic"
+    assert trained.told["scores"]["val"]["dice"] == metrics["scores"]["val"]["dice"]
+    assert trained.tile == round((48 * 56) ** 0.5)  # the side that its images usually have
+    assert trained.segmenter(mode="tiled").tile == trained.tile
+
+
+def test_thresholds_are_those_of_the_way_of_looking(trained_run: Path, bundle: Path) -> None:
+    file = bundle / "threshold.json"
+    told = json.loads(file.read_text())
+    told["threshold"], told["modes"] = 0.3, {"full+d4": {"threshold": 0.7}, "coarse_to_fine": {"threshold": 0.6}}
+    file.write_text(json.dumps(told))
+    trained = open_trained(bundle)
+    assert trained.segmenter().threshold == 0.3
+    assert trained.segmenter(tta="d4").threshold == 0.7
+    assert trained.segmenter(tta="flips").threshold == 0.3  # none was chosen for it
+    fine = trained.segmenter(mode="coarse_to_fine")
+    assert (fine.threshold, fine.coarse_threshold) == (0.6, 0.3)
+    assert trained.segmenter(threshold=0.9).threshold == 0.9
+    with pytest.raises(ValueError, match="threshold=2"):
+        trained.segmenter(threshold=2)
+
+
+def test_one_changed_byte_is_refused(bundle: Path) -> None:
+    weights = bundle / BUNDLED
+    assert check_sha256(weights)
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not the file that .* was written for"):
+        open_trained(bundle)
+    checksum_path(weights).unlink()  # as its message says, for who trusts it
+    assert not check_sha256(weights)
+    open_trained(bundle)
+
+
+def test_the_checksum_is_one_that_sha256sum_reads(bundle: Path) -> None:
+    said = subprocess.run(
+        ["sha256sum", "-c", f"{BUNDLED}.sha256"], cwd=bundle, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == f"{BUNDLED}: OK\n" and len(sha256(bundle / BUNDLED)) == 64
+
+
+@pytest.mark.parametrize("where", ["_target_", "nested", "listed"])
+def test_a_stranger_s_config_builds_nothing_but_our_networks(bundle: Path, where: str, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    payload = {"_target_": "pathlib.Path.touch", "self": str(mark)}
+    config = yaml.safe_load((bundle / "config.yaml").read_text())
+    if where == "_target_":
+        config["model"] = payload
+    else:
+        config["model"]["channels"] = payload if where == "nested" else [payload]
+    (bundle / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"'pathlib\.Path\.touch'; weights of others may only build src\.models"):
+        open_trained(bundle)
+    assert not mark.exists()
+
+
+def _text(path: Path) -> None:
+    path.write_text("weights")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _others(path: Path) -> None:
+    write_safetensors(small_net(), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(_text, "not a readable safetensors"), (_cut, "not a readable"), (_others, "another network")]
+)
+def test_damaged_weights_are_named(bundle: Path, damage, said: str) -> None:
+    weights = bundle / BUNDLED
+    checksum_path(weights).unlink()
+    damage(weights)
+    with pytest.raises(ValueError, match=f"{BUNDLED}.*{said}"):
+        open_trained(bundle)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("emisnet_moon", "nor one of the weights in experiments/pretrained"),
+        ("no/such/run", "is not a complete run directory"),
+        ("absent.ckpt", "no such file"),
+        ("absent.safetensors", "no such file"),
+        ("absent.onnx", "cannot be read"),
+        ("notes.txt", "neither a run directory nor"),
+        (".", "is not a complete run directory"),
+    ],
+)
+def test_what_is_nothing_of_that_kind(source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=said):
+        open_trained(source)
+
+
+def test_encoders_are_not_downloaded_again(tmp_path: Path, bundle: Path) -> None:
+    """A network that began from a hub's weights is filled from its own file."""
+    from src.build import build_net
+
+    model = {
+        "_target_": "src.models.baselines.Baseline",
+        **{"architecture": "unet", "encoder_name": "resnet18", "encoder_weights": None},
+    }
+    config = yaml.safe_load((bundle / "config.yaml").read_text())
+    config["model"] = model | {"encoder_weights": "imagenet"}
+    (bundle / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(3)
+    net = build_net(model)
+    write_safetensors(net, bundle / BUNDLED)
+    opened = open_trained(bundle).net.state_dict()
+    assert all(torch.equal(value, opened[name]) for name, value in net.state_dict().items())
+
+
+def test_a_run_that_is_not_scored_yet_can_be_opened(bundle: Path) -> None:
+    for name in ("metrics.json", "per_image.csv", "threshold.json"):
+        (bundle / name).unlink()
+    trained = open_trained(bundle)
+    assert trained.told == {} and trained.tile is None and trained.segmenter().threshold == 0.5
+
+
+@pytest.mark.parametrize("folder", sorted(PRETRAINED.glob("*/")), ids=lambda folder: folder.name)
+def test_weights_in_the_box_are_whole(folder: Path) -> None:
+    trained = open_trained(folder.name)
+    assert check_sha256(folder / BUNDLED)
+    assert sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) < 5_000_000
+    probs = trained.segmenter(device="cpu").probabilities([np.zeros((90, 120, 3), np.uint8)])[0]
+    assert probs.shape == (90, 120) and np.isfinite(probs).all()
+    card = (folder / "README.md").read_text()
+    dice = trained.told["scores"]["val"]["dice"]
+    assert f"{dice:.3f}" in card and "not a medical device" in card and trained.told["split_hash"][:8] in card
+    assert "/work" not in (folder / "config.yaml").read_text() and "/tmp" not in (folder / "config.yaml").read_text()
+
+
+def test_there_are_weights_for_each_dataset() -> None:
+    assert {folder.name for folder in PRETRAINED.glob("*/")} >= {"emisnet_kvasir", "emisnet_glas", "emisnet_isic2018"}
