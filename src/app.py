@@ -63,7 +63,7 @@ def _run(cfg: DictConfig) -> None:
                     file=sys.stderr,
                 )
             limits = {"max_upload_mb": config["max_upload_mb"], "private": is_private(host)}
-            with serving(looker, socket, mode=config["mode"], **limits) as server:
+            with serving(looker, mode=config["mode"], **limits) as server:
                 server.run(sockets=[socket])
 
 

@@ -59,8 +59,8 @@ ROOMS = {
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
     "timing.py": {"src.build", "src.losses"},
     "webapp": {
-        *("src.data.pictures", "src.data.synthetic", "src.figures", "src.inference", "src.outputs", "src.rois"),
-        *("src.tiling", "src.trained", "src.webapp"),
+        *("src.data.decode", "src.data.pictures", "src.data.synthetic", "src.figures", "src.inference"),
+        *("src.outputs", "src.rois", "src.tiling", "src.trained", "src.webapp"),
     },
     "job.py": {"src.cli", "src.files", "src.process", "src.rundir", "src.train"},
 }

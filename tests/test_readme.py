@@ -54,9 +54,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
-    choice = {"benchmark": "emisnet_no_ca", "app": "coarse_to_fine", "predict": "coarse_to_fine"}.get(
-        entry, "kvasir_seg"
-    )
+    choice = {"benchmark": "emisnet_no_ca", "app": "coarse_to_fine"}.get(entry, "kvasir_seg")
     command = [sys.executable, "-m", f"src.{entry}", "--help"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout

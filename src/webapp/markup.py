@@ -2,19 +2,15 @@
 
 import base64
 import re
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-
-import numpy as np
 
 from src.figures import jpeg_url
 from src.rois import Roi
 from src.webapp.about import RESEARCH, facts, headline
-from src.webapp.session import Drawn, Looker, Seen, megapixels, png, shown
+from src.webapp.session import Drawn, Looker, Seen, megapixels, shown, too_many
 
 CSS = (Path(__file__).with_name("page.css")).read_text(encoding="utf-8")
-ROWS = 100  # of the table on the page; the CSV file has all
 COLUMNS = (
     *("ROI", "Box x, y", "Box w x h", "Area", "Centroid x, y", "Diameter", "Eccentricity", "Solidity"),
     "Confidence",
@@ -40,25 +36,27 @@ def message(text: str) -> str:
 
 
 def status(seen: Seen, drawn: Drawn) -> str:
-    """What was found, in a sentence."""
-    number = len(drawn.rois)
-    found = f"{number} region{'s' * (number != 1)}" if number else "Nothing"
-    part = drawn.pixels / max(1, seen.shape[0] * seen.shape[1])
-    return (
+    """What was found, in a sentence; what went wrong in another."""
+    number = drawn.number
+    found = f"{number:,} region{'s' * (number != 1)}" if number else "Nothing"
+    sentence = (
         f'<p class="found" role="status"><b>{found} found</b> in <b>{escape(seen.name)}</b>, '
-        f"{megapixels(seen.shape)}: {part:.1%} of it above {drawn.settings.threshold:g}, in {seen.seconds:.2g} s.</p>"
+        f"{megapixels(seen.shape)}: {drawn.share:.1%} of it above {drawn.settings.threshold:g}. "
+        f"It took {seen.seconds:.2g} s.</p>"
     )
+    return sentence + (message(too_many(number)) if drawn.too_many else "")
 
 
 def pictures(seen: Seen, drawn: Drawn, opacity: float) -> str:
     """The overlay and the mask, as pictures in the page itself: no file of them lies on the server."""
-    height, width = drawn.mask.shape
-    told = f"{len(drawn.rois)} regions, {drawn.mask.mean():.1%} of the picture"
-    note = "" if (height, width) == seen.shape else f", shown at {width} x {height}: downloads have all pixels"
+    told = f"{drawn.number} regions, {drawn.share:.1%} of the picture"
+    overlay, mask = shown(seen, drawn, opacity), _png_url(drawn.small)
+    height, width = overlay.shape[:2]
+    note = "" if (height, width) == seen.shape else f", shown at {width} x {height} px; downloads have all pixels"
     return (
         '<div class="pictures">'
-        + _figure("overlay", jpeg_url(shown(seen, drawn, opacity)), f"{seen.name} with its mask in red: {told}")
-        + _figure("mask", _png_url(drawn.mask), f"Mask of {seen.name}: {told}", note)
+        + _figure("overlay", jpeg_url(overlay), f"{seen.name} with its mask in red: {told}")
+        + _figure("mask", mask, f"Mask of {seen.name}: {told}", note)
         + "</div>"
     )
 
@@ -71,17 +69,19 @@ def _figure(name: str, url: str, alt: str, note: str = "") -> str:
     )
 
 
-def _png_url(mask: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(mask.astype(np.uint8) * np.uint8(255))).decode()
+def _png_url(file: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(file).decode()
 
 
-def table(seen: Seen, rois: Sequence[Roi]) -> str:
+def table(seen: Seen, drawn: Drawn) -> str:
     """The objects, the largest first."""
-    if not rois:
+    if not drawn.rois:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
-    body = "".join(f"<tr>{_cells(roi)}</tr>" for roi in rois[:ROWS])
-    more = f"The first {ROWS} of {len(rois)}; the CSV file has all. " if len(rois) > ROWS else ""
+    body = "".join(f"<tr>{_cells(roi)}</tr>" for roi in drawn.rois)
+    more = f"The {len(drawn.rois)} largest of {drawn.number:,}; the CSV file has all. " * (
+        drawn.number > len(drawn.rois)
+    )
     area = "Area in px and mm²" if seen.spacing else "Lengths in px: the file does not say how large a pixel is"
     caption = f"Regions found. {more}{area}. Confidence: mean (lowest) probability."
     return (

@@ -100,7 +100,7 @@ class Page:
         options: dict[str, Any] = {"api_visibility": "private"}
         looks = options | {"concurrency_limit": LOOKS, "concurrency_id": "look", "show_progress_on": self.pictures}
         shown = [self.seen, self.drawn, self.status, self.pictures, self.table, *self.buttons.values()]
-        settings = [self.threshold, self.fill_holes, self.min_area, self.largest_only]
+        settings: list[Any] = [self.threshold, self.fill_holes, self.min_area, self.largest_only]
         looking = [self.mode_choice, self.opacity, *settings]
         self.file.upload(self._sent, [self.file, *looking], shown, **looks)
         self.file.clear(self._cleared, None, shown, **options)
@@ -108,9 +108,9 @@ class Page:
             button.click(self._example(example), looking, [*shown, self.file], **looks)
         self.mode_choice.input(self._other_mode, [self.seen, *looking], [*shown, self.threshold, self.facts], **looks)
         drawing = options | {"trigger_mode": "always_last", "show_progress": "hidden"}
-        drawn = [self.drawn, self.status, self.pictures, self.table]
+        drawn = [self.drawn, self.status, self.pictures, self.table, *self.buttons.values()]
         gr.on(
-            [part.change for part in settings],
+            [self.threshold.change, self.fill_holes.change, self.min_area.change, self.largest_only.change],
             self._redraw,
             [self.seen, self.drawn, self.opacity, *settings],
             drawn,
@@ -155,8 +155,7 @@ class Page:
             return self._cleared(str(error))
         seen = replace(seen, seconds=time.perf_counter() - begun)
         drawn = session.draw(seen, settings)
-        buttons = {button: gr.update(interactive=True) for button in self.buttons.values()}
-        return {self.seen: seen, **self._shown(seen, drawn, opacity), **buttons}
+        return {self.seen: seen, **self._shown(seen, drawn, opacity)}
 
     def _redraw(self, seen: Seen | None, drawn: Drawn | None, opacity: float, *settings: Any) -> Answer:
         wanted = _settings(*settings)
@@ -172,15 +171,19 @@ class Page:
             self.drawn: drawn,
             self.status: markup.status(seen, drawn),
             self.pictures: markup.pictures(seen, drawn, opacity),
-            self.table: markup.table(seen, drawn.rois),
+            self.table: markup.table(seen, drawn),
+            **self._downloads(not drawn.too_many),
         }
+
+    def _downloads(self, are_possible: bool) -> Answer:
+        return {button: gr.update(interactive=are_possible) for button in self.buttons.values()}
 
     def _cleared(self, message: str = "") -> Answer:
         """Nothing to see, but perhaps why."""
         empty = "" if message else markup.EMPTY
         answer: Answer = {self.seen: None, self.drawn: None, self.pictures: empty, self.table: ""}
         answer[self.status] = markup.message(message) if message else ""
-        return answer | {button: gr.update(interactive=False) for button in self.buttons.values()}
+        return answer | self._downloads(False)
 
     def _download(self, name: str) -> Callable[..., Answer]:
         carrier = self.carriers[name]

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from src.data.decode import allow_pixels
 from src.data.pictures import read_picture
 from src.figures import shrink
 from src.inference import Prediction, Segmenter
@@ -26,6 +27,8 @@ MODES = ("full", "coarse_to_fine", "tiled")  # of src.inference; oracle_crop nee
 SHOWN_SIDE = 1600  # px: no larger picture is sent to a browser
 LOGITS_KEPT = 2**20  # values (4 MB) up to which a session keeps them as they are
 STEPS = tuple(round(step / 100, 2) for step in range(1, 100))  # thresholds that the slider can take
+LISTED = 100  # objects, the largest, whose figures a session keeps for the page's table; the CSV file has all
+MOST_ROIS = 5000  # objects that are measured: noise has more, and nobody reads them
 MAX_WINDOWS = 2000  # of mode tiled: one user's picture shall not keep the others waiting for minutes
 NUMBERED = 40  # ROIs whose number stands in the picture
 
@@ -57,7 +60,7 @@ class Kept:
         codes = np.empty(self.shape, np.uint8)
         for i, row in enumerate(prediction.probabilities()):  # by rows: searchsorted's own result is eight times larger
             codes[i] = np.searchsorted(self.steps, row)
-        self.codes = zlib.compress(codes, level=1)
+        self.codes = zlib.compress(codes.tobytes(), level=1)
 
     def probabilities(self) -> np.ndarray:
         """(H, W) float32."""
@@ -78,8 +81,8 @@ class Kept:
 class Seen:
     """A picture that the network has seen: what a session keeps of it. Its native pixels stay in the file at `path`.
 
-    `name`: what the user calls the file; `spacing`: of rows and columns in mm, None if not known; `preview`: RGB uint8,
-    at most SHOWN_SIDE px; `seconds`: decoding and the network.
+    `name`: what the user calls the file; `spacing`: of rows and columns in mm, None if not known; `small`: a JPEG file
+    of at most SHOWN_SIDE px; `seconds`: decoding and the network.
     """
 
     path: Path
@@ -87,12 +90,17 @@ class Seen:
     mode: str
     kept: Kept
     spacing: tuple[float, float] | None
-    preview: np.ndarray
+    small: bytes
     seconds: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.kept.shape
+
+    @property
+    def preview(self) -> np.ndarray:
+        """(h, w, 3) uint8 RGB, at most SHOWN_SIDE px."""
+        return cv2.cvtColor(_decoded(self.small, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     @property
     def stem(self) -> str:
@@ -102,12 +110,26 @@ class Seen:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The mask of `settings`, for the screen: `mask` (h, w) bool of the preview's size, and the objects."""
+    """The mask of `settings`, for the screen.
+
+    `small`: a PNG file of the preview's size; `rois`: the LISTED largest of `number` objects; `share`: of foreground
+    pixels. Where there are more than MOST_ROIS objects none is measured, and nothing is done to the mask.
+    """
 
     settings: Settings
-    mask: np.ndarray
+    small: bytes
     rois: list[Roi]
-    pixels: int  # of the foreground, native
+    number: int
+    share: float
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(h, w) uint8 of 0 and 255."""
+        return _decoded(self.small, cv2.IMREAD_GRAYSCALE)
+
+    @property
+    def too_many(self) -> bool:
+        return self.number > MOST_ROIS
 
 
 class Looker:
@@ -127,6 +149,7 @@ class Looker:
         device: str | None = None,
     ):
         self.trained, self.max_pixels, self.intensity = trained, max_pixels, intensity
+        allow_pixels(max_pixels)
         self.segmenters: dict[str, Segmenter] = {
             mode: trained.segmenter(mode=mode, threshold=threshold, tile=tile, device=device) for mode in MODES
         }
@@ -147,7 +170,7 @@ class Looker:
             kept = Kept(prediction, [self.threshold(mode)])
         except (FloatingPointError, MemoryError) as error:
             raise ValueError(f"the network could not look at {name} ({type(error).__name__}).") from error
-        return Seen(path, name, mode, kept, spacing, shrink(pixels, SHOWN_SIDE))
+        return Seen(path, name, mode, kept, spacing, _jpeg(shrink(pixels, SHOWN_SIDE)))
 
     def pixels(self, path: Path, name: str) -> tuple[np.ndarray, tuple[float, float] | None]:
         """Native pixels (H, W, 3) uint8, and the spacing in mm. ValueError as `look`."""
@@ -161,31 +184,49 @@ class Looker:
 
 def draw(seen: Seen, settings: Settings) -> Drawn:
     """The mask at `settings`, and its objects."""
-    labels, rois = find(seen, settings)
-    mask = (labels > 0).astype(np.uint8)
-    height, width = seen.preview.shape[:2]
-    small = cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA) > 127
-    return Drawn(settings, small, rois, int(np.count_nonzero(mask)))
+    probs = seen.kept.probabilities()
+    mask, rois = probs > settings.threshold, list[Roi]()
+    if (number := _number(mask, settings.post)) <= MOST_ROIS:
+        labels, rois = find_rois(probs, settings.threshold, settings.post, spacing=seen.spacing)
+        mask, number = labels > 0, len(rois)
+    size = shown_size(seen.shape)
+    small = cv2.resize(mask.astype(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA) > 127
+    return Drawn(settings, png(small.astype(np.uint8) * np.uint8(255)), rois[:LISTED], number, float(mask.mean()))
 
 
 def find(seen: Seen, settings: Settings) -> tuple[np.ndarray, list[Roi]]:
-    """Labels (H, W), native, and the objects, as `src.rois.find_rois`."""
-    return find_rois(seen.kept.probabilities(), settings.threshold, settings.post, spacing=seen.spacing)
+    """Labels (H, W), native, and the objects, as `src.rois.find_rois`. ValueError: more than MOST_ROIS."""
+    probs = seen.kept.probabilities()
+    if (number := _number(probs > settings.threshold, settings.post)) > MOST_ROIS:
+        raise ValueError(too_many(number))
+    return find_rois(probs, settings.threshold, settings.post, spacing=seen.spacing)
+
+
+def too_many(number: int) -> str:
+    return (
+        f"{number:,} regions are too many to measure, at most {MOST_ROIS:,} are: raise the threshold, or drop small "
+        "regions (post-processing)."
+    )
 
 
 def shown(seen: Seen, drawn: Drawn, opacity: float) -> np.ndarray:
     """The preview (h, w, 3) uint8 with the mask over it, and the numbers that the table gives the objects."""
     picture = overlay(seen.preview, drawn.mask, opacity)
-    scale = seen.preview.shape[1] / seen.shape[1]
-    height = max(seen.preview.shape[:2]) / 1000
-    size = max(0.4, height)
+    scale = picture.shape[1] / seen.shape[1]
+    size = max(0.45, max(picture.shape[:2]) / 1000)
     for roi in drawn.rois[:NUMBERED]:
         x, y = (round(value * scale) for value in roi.bbox[:2])
         place = (x, max(y - round(4 * size), round(14 * size)))
-        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            thick = max(1, round(thickness * size * 1.4))
+        for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1.4)):  # white with a black border: on any picture
+            thick = max(1, round(thickness * size))
             cv2.putText(picture, str(roi.id), place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thick, cv2.LINE_AA)
     return picture
+
+
+def shown_size(shape: tuple[int, int]) -> tuple[int, int]:
+    """Width and height on the screen of a picture of `shape` (H, W)."""
+    scale = min(1.0, SHOWN_SIDE / max(shape))
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
 
 
 # ---- downloads
@@ -237,6 +278,26 @@ def png(pixels: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) RGB, uint8, as a file."""
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     return cv2.imencode(".png", bgr)[1].tobytes()
+
+
+def _decoded(file: bytes, how: int) -> np.ndarray:
+    """Of a file that was encoded here."""
+    pixels = cv2.imdecode(np.frombuffer(file, np.uint8), how)
+    assert pixels is not None
+    return pixels
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+
+
+def _number(mask: np.ndarray, post: PostProcess) -> int:
+    """Of objects that are not too small, before holes are filled, which may join some: cheap, unlike measuring them."""
+    if post.largest_only:
+        return 1
+    stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)[2]
+    return int(np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= post.min_area))
 
 
 def _refuse_many_windows(segmenter: Segmenter, shape: tuple[int, ...]) -> None:
