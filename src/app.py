@@ -5,6 +5,7 @@ python -m src.app run=runs/... port=8000
 """
 
 import importlib.util
+import signal
 import sys
 from contextlib import suppress
 from ipaddress import ip_address
@@ -63,6 +64,8 @@ def _run(cfg: DictConfig) -> None:
                     file=sys.stderr,
                 )
             limits = {"max_upload_mb": config["max_upload_mb"], "private": is_private(host)}
+            for number in (signal.SIGTERM, signal.SIGHUP):  # by default they would end this before it has tidied up
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
             with serving(looker, mode=config["mode"], **limits) as server:
                 server.run(sockets=[socket])
 

@@ -25,6 +25,11 @@ def heading(looker: Looker) -> str:
     )
 
 
+def section(title: str, more: str = "") -> str:
+    said = f'<p class="small">{escape(more)}</p>' if more else ""
+    return f'<h2 class="section">{escape(title)}</h2>{said}'
+
+
 def model_card(looker: Looker, mode: str) -> str:
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(looker, mode))
     return f'<dl class="facts">{rows}</dl>'
@@ -83,11 +88,12 @@ def table(seen: Seen, drawn: Drawn) -> str:
         drawn.number > len(drawn.rois)
     )
     area = "Area in px and mm²" if seen.spacing else "Lengths in px: the file does not say how large a pixel is"
-    caption = f"Regions found. {more}{area}. Confidence: mean (lowest) probability."
+    caption = f"{more}{area}. Confidence: mean (lowest) probability."
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table of regions">'
-        f'<table id="roi-table"><caption>{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p id="roi-words" class="small">{caption}</p>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of regions">'
+        f'<table id="roi-table" aria-describedby="roi-words"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

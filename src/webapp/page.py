@@ -27,9 +27,20 @@ SAVE = """(file) => {
     link.remove();
 }"""
 FILE_KINDS = "JPEG, PNG, BMP, TIFF, WebP or DICOM"
-BUTTONS = {"mask": "Mask (PNG)", "crops": "Crops (ZIP)", "table": "Table (CSV)"}
+BUTTONS = {"mask": "Download mask (PNG)", "crops": "Download crops (ZIP)", "table": "Download table (CSV)"}
 
 Answer = dict[gr.blocks.Block, Any]
+
+
+def theme() -> gr.themes.Base:
+    """With the fonts of the reader's machine, and small text dark enough to be read (contrast above 7)."""
+    made = gr.themes.Default(
+        primary_hue="blue",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+        radius_size="sm",
+    )
+    return made.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
 
 
 class Page:
@@ -45,11 +56,13 @@ class Page:
         ) as self.blocks:
             self.seen, self.drawn = gr.State(), gr.State()
             gr.HTML(markup.heading(looker))
-            with gr.Row():
-                with gr.Column(scale=2, min_width=300):
-                    self._inputs(examples)
-                with gr.Column(scale=5, min_width=300):
-                    self._outputs()
+            with gr.Row(elem_classes="parts"):
+                with gr.Column(elem_classes="part-picture"):
+                    self._pictures(examples)
+                with gr.Column(elem_classes="part-result"):
+                    self._result()
+                with gr.Column(elem_classes="part-settings"):
+                    self._settings()
             with gr.Accordion("About this model", open=False):
                 self.facts = gr.HTML(markup.model_card(looker, mode))
             self._events()
@@ -57,13 +70,16 @@ class Page:
 
     # ---- parts
 
-    def _inputs(self, examples: Sequence[Example]) -> None:
-        self.file = gr.File(label=f"Picture: {FILE_KINDS}", elem_id="upload", height=150)
-        gr.HTML('<p class="section">or an example, drawn by a program</p>')
+    def _pictures(self, examples: Sequence[Example]) -> None:
+        gr.HTML(markup.section("Picture", f"{FILE_KINDS}, or an example that a program drew"))
+        self.file = gr.File(label="Your picture", elem_id="upload", height=140)
         with gr.Row(elem_classes="examples"):
             self.examples = [
                 (gr.Button(example.title, icon=str(example.icon), size="sm"), example) for example in examples
             ]
+
+    def _settings(self) -> None:
+        gr.HTML(markup.section("Settings"))
         choices = [(text, name) for name, text in about.MODES.items()]
         self.mode_choice = gr.Radio(choices, value=self.mode, label="How the network looks", elem_id="mode")
         self.threshold = gr.Slider(
@@ -72,7 +88,7 @@ class Page:
             value=self.looker.threshold(self.mode),
             step=0.01,
             label="Threshold",
-            info="Probability above which a pixel belongs to the mask. It starts where validation images put it.",
+            info="A pixel belongs to the mask if its probability is higher.",
             elem_id="threshold",
         )
         self.opacity = gr.Slider(0, 1, value=0.4, step=0.05, label="Opacity of the mask", elem_id="opacity")
@@ -83,10 +99,11 @@ class Page:
                 0, minimum=0, precision=0, label="Drop regions smaller than (px)", elem_id="min-area"
             )
 
-    def _outputs(self) -> None:
+    def _result(self) -> None:
+        gr.HTML(markup.section("Result"))
         self.status = gr.HTML(elem_id="status")
         self.pictures = gr.HTML(markup.EMPTY, elem_id="pictures")
-        with gr.Row():
+        with gr.Row(elem_classes="downloads"):
             self.buttons = {
                 name: gr.Button(text, interactive=False, size="sm", elem_id=f"save-{name}")
                 for name, text in BUTTONS.items()

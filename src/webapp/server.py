@@ -93,6 +93,7 @@ def _mounted(blocks: Any, max_upload_mb: int) -> FastAPI:
     from gradio import processing_utils
 
     from src.webapp.markup import CSS
+    from src.webapp.page import theme
 
     # a client may name a URL where a file is expected, and Gradio would fetch it
     processing_utils.async_ssrf_protected_download = _nothing_is_fetched
@@ -112,9 +113,7 @@ def _mounted(blocks: Any, max_upload_mb: int) -> FastAPI:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=gr.themes.Default(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], radius_size="sm"
-        ),
+        theme=theme(),
         css=CSS,
     )
     blocks.has_launched = True  # or Gradio 6.31 lets clients name any file of this machine as their upload
