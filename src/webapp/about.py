@@ -23,6 +23,7 @@ def facts(looker: Looker, mode: str) -> list[tuple[str, str]]:
         ("Sees pictures at", f"{size} px"),
         ("Masks are cut at", _threshold(looker, mode)),
         *_training(trained),
+        ("Your pictures", "go no further than the machine that serves this page, and are deleted there after an hour"),
     ]
 
 

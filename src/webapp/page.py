@@ -14,7 +14,7 @@ from src.webapp import about, markup, session
 from src.webapp.examples import Example
 from src.webapp.session import Drawn, Looker, Seen, Settings
 
-KEPT_S = 3600  # files of users are deleted after this time
+KEPT_S = 3600  # files of users are deleted after this time, as src.webapp.about says
 SWEPT_S = 600  # and looked for this often
 LOOKS = 2  # at once: while one decodes, the network may look at another's
 REDRAWS = 4  # at once
@@ -63,7 +63,7 @@ class Page:
                     self._result()
                 with gr.Column(elem_classes="part-settings"):
                     self._settings()
-            with gr.Accordion("About this model", open=False):
+            with gr.Accordion("About this model", open=True):
                 self.facts = gr.HTML(markup.model_card(looker, mode))
             self._events()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=REDRAWS)

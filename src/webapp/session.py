@@ -213,14 +213,20 @@ def shown(seen: Seen, drawn: Drawn, opacity: float) -> np.ndarray:
     """The preview (h, w, 3) uint8 with the mask over it, and the numbers that the table gives the objects."""
     picture = overlay(seen.preview, drawn.mask, opacity)
     scale = picture.shape[1] / seen.shape[1]
-    size = max(0.45, max(picture.shape[:2]) / 1000)
+    size = max(0.6, max(picture.shape[:2]) / 900)
     for roi in drawn.rois[:NUMBERED]:
-        x, y = (round(value * scale) for value in roi.bbox[:2])
-        place = (x, max(y - round(4 * size), round(14 * size)))
-        for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1.4)):  # white with a black border: on any picture
-            thick = max(1, round(thickness * size))
-            cv2.putText(picture, str(roi.id), place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thick, cv2.LINE_AA)
+        _write_number(picture, str(roi.id), (roi.centroid[0] * scale, roi.centroid[1] * scale), size)
     return picture
+
+
+def _write_number(picture: np.ndarray, text: str, middle: tuple[float, float], size: float) -> None:
+    """White in a black box, to be read on any picture; it stays inside the picture."""
+    line, edge = max(1, round(1.6 * size)), round(5 * size)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, line)
+    x = round(np.clip(middle[0] - width / 2, edge, max(edge, picture.shape[1] - width - edge)))
+    y = round(np.clip(middle[1] + height / 2, height + edge, max(height + edge, picture.shape[0] - edge)))
+    cv2.rectangle(picture, (x - edge, y - height - edge), (x + width + edge, y + edge), (0, 0, 0), cv2.FILLED)
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), line, cv2.LINE_AA)
 
 
 def shown_size(shape: tuple[int, int]) -> tuple[int, int]:
