@@ -19,7 +19,7 @@ def facts(looker: Looker, mode: str) -> list[tuple[str, str]]:
     size = " x ".join(str(side) for side in trained.size)
     return [
         ("Model", f"{trained.name} ({type(trained.net).__name__})"),
-        ("Parameters", parameters(trained)),
+        ("Parameters", parameters(trained) or "not known"),
         ("Sees pictures at", f"{size} px"),
         ("Masks are cut at", _threshold(looker, mode)),
         *_training(trained),
@@ -31,14 +31,15 @@ def headline(trained: Trained) -> str:
     """The network in one line."""
     told = trained.told
     whence = f"trained on {told['trained_on']}" if told else "what it was trained on is not known"
-    return ", ".join([trained.name, f"{parameters(trained)} parameters", whence, *_scores(trained)])
+    size = [f"{number} parameters"] if (number := parameters(trained)) else []
+    return ", ".join([trained.name, *size, whence, *_scores(trained)])
 
 
 def parameters(trained: Trained) -> str:
-    """The network's own number; of an ONNX file, whose weights are not parameters here, what its training counted."""
+    """How many; of an ONNX file, whose weights are not parameters here, what its training counted; empty: not known."""
     number = sum(parameter.numel() for parameter in trained.net.parameters()) or trained.told.get("params")
     if not number:
-        return "an unknown number of"
+        return ""
     return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
 
 
