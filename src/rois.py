@@ -194,7 +194,7 @@ def _outline(inside: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
 
 
 def _eccentricity(moments: Mapping[str, float], rows: float, columns: float) -> float:
-    """From central second moments, each pixel a square and not a point: 1/12 more, as in scikit-image and Matlab."""
+    """From central second moments, each pixel a square and not a point: 1/12 more, as in Matlab."""
     xx, yy = moments["mu20"] / moments["m00"] + 1 / 12, moments["mu02"] / moments["m00"] + 1 / 12
     xx, yy, xy = xx * columns**2, yy * rows**2, moments["mu11"] / moments["m00"] * rows * columns
     spread = sqrt(((xx - yy) / 2) ** 2 + xy**2)

@@ -28,7 +28,7 @@ def bundle(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def images() -> list[np.ndarray]:
-    source = Synthetic(root="", size=32, counts=[2, 2, 2], native_size=[48, 56])
+    source = Synthetic(size=32, counts=[2, 2, 2], native_size=[48, 56])
     return [source.load(id_)[0] for id_ in source.require("val")]
 
 

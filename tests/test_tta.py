@@ -43,7 +43,7 @@ def test_what_is_predicted_turns_with_the_image(tta: str) -> None:
     expected = ours.probabilities([image])[0]
     for turned in (lambda x: x[::-1], lambda x: x[:, ::-1], *((np.rot90,) if tta == "d4" else ())):
         again = ours.probabilities([np.ascontiguousarray(turned(image))])[0]
-        np.testing.assert_allclose(again, turned(expected), atol=1e-4)
+        np.testing.assert_allclose(again, turned(expected), atol=5e-3)  # resizing rounds to 8 bits
 
 
 def test_a_network_without_direction_gains_nothing() -> None:

@@ -136,7 +136,7 @@ def file_type(path: str | Path) -> tuple[str, str]:
 def _opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The file with its header read and checked, no pixel decoded."""
     with ExitStack() as files:
-        with _decoding(path):
+        with _decoding(path, max_pixels):
             # an open file, not a name: named, Pillow 13 maps an uncompressed TIFF into memory with height and width
             # swapped where EXIF turns it, and its pixels come out scrambled
             image = files.enter_context(Image.open(files.enter_context(open(path, "rb")), formats=FORMATS))
@@ -161,7 +161,7 @@ def check_pixels(width: int, height: int, max_pixels: int, path: str | Path) -> 
 
 
 @contextmanager
-def _decoding(path: str | Path) -> Iterator[None]:
+def _decoding(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     """Every reason Pillow may give for not decoding a file becomes one ValueError that names the file."""
     try:
         yield
@@ -170,7 +170,7 @@ def _decoding(path: str | Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not a readable {', '.join(FORMATS)} image; convert, restore or remove it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: {error}; the limit is {MAX_PIXELS:,} pixels: tile or downscale it first") from error
+        raise ValueError(f"{path}: {error}; the limit is {max_pixels:,} pixels: tile or downscale it first") from error
     except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error, zlib.error) as error:
         # from SyntaxError on: what Pillow's parsers raise on damaged chunks and tags
         raise ValueError(

@@ -124,7 +124,7 @@ def _grey(file: Any, values: np.ndarray, intensity: Sequence[float] | None, eigh
 def _windowed(values: np.ndarray, centre: float, width: float, function: Any) -> np.ndarray:
     """0..1 by a window: DICOM PS3.3, C.11.2.1.2 (linear) and C.11.2.1.3."""
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+        return 0.5 * (1 + np.tanh(2 * (values - centre) / width))  # 1 / (1 + e^-4..), which does not overflow
     if function == "LINEAR_EXACT":
         return (values - centre) / width + 0.5
     if width <= 1:
