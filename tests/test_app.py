@@ -366,6 +366,14 @@ def upload(served: Served, name: str, content: bytes) -> requests.Response:
 
 def test_uploads_are_bounded_and_stay_in_their_folder(served: Served) -> None:
     assert upload(served, "large.png", bytes(LIMIT_MB * 2**20 + 1)).status_code == 413
+    many = [("files", (f"{i}.png", bytes(2**20 // 2))) for i in range(8)]  # each small enough
+    try:
+        code = requests.post(f"{served.url}/gradio_api/upload", files=many, timeout=30).status_code
+    except requests.ConnectionError:  # the server has answered, and does not wait for the rest
+        code = 413
+    assert code == 413
+    endless = requests.post(f"{served.url}/gradio_api/upload", data=iter([b"x"]), timeout=30)
+    assert endless.status_code == 411
     (path,) = upload(served, "../../../evil.png", b"x").json()
     assert Path(path).is_relative_to(served.folder) and Path(path).name == "evil.png"
     page = upload(served, "page.html", REFUSED["page.html"]).json()[0]

@@ -9,7 +9,7 @@ from src.data.synthetic import KINDS, generate
 
 SIZE = (384, 512)
 ICON = 96  # px
-TITLES = {"lesion": "Skin lesion", "polyp": "Polyp", "gland": "Glands"}
+TITLES = {"lesion": "Lesion", "polyp": "Polyp", "gland": "Glands"}
 NUMBERS = (1, 4)  # of the generated pictures, of each kind
 
 

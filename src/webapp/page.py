@@ -52,7 +52,10 @@ class Page:
     def __init__(self, looker: Looker, examples: Sequence[Example], folder: Path, *, mode: str = "full"):
         self.looker, self.folder, self.mode = looker, folder, mode
         with gr.Blocks(
-            title=f"{looker.trained.name}: segment a picture", analytics_enabled=False, delete_cache=(SWEPT_S, KEPT_S)
+            title=f"{looker.trained.name}: segment a picture",
+            analytics_enabled=False,
+            delete_cache=(SWEPT_S, KEPT_S),
+            fill_width=True,  # page.css says how wide
         ) as self.blocks:
             self.seen, self.drawn = gr.State(), gr.State()
             gr.HTML(markup.heading(looker))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +20,7 @@ from src.webapp.examples import write_examples
 from src.webapp.session import Looker
 
 SESSIONS = 64  # whose pictures are kept; the one not used for longest is forgotten first
+BESIDE_FILE = 2**20  # bytes of a request that are not the file's
 OWN_NAMES = ["127.0.0.1", "localhost", "[::1]"]  # another name here is a page that had its name point to this machine
 # All that the page asks for. Gradio has much more: its API's pages, a proxy, a fetcher of URLs, recordings, editors.
 ASKED_FOR = re.compile(
@@ -36,14 +37,15 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 
 class Guard:
-    """Answers 404 to what the page does not ask for, and has browsers fetch nothing from elsewhere."""
+    """Answers 404 to what the page does not ask for and 413 to bodies of more than `most_bytes` (Gradio counts those of
+    each file of a request, and takes a thousand files), and has browsers fetch nothing from elsewhere."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, most_bytes: int):
+        self.app, self.most_bytes = app, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not ASKED_FOR.fullmatch(scope["path"]):
-            await PlainTextResponse("Not found", 404, HEADERS)(scope, receive, send)
+        if scope["type"] == "http" and (refused := self._refusal(scope)):
+            await refused(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
@@ -52,6 +54,16 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        if not ASKED_FOR.fullmatch(scope["path"]):
+            return PlainTextResponse("Not found", 404, HEADERS)
+        length = Headers(scope=scope).get("content-length", "")
+        if scope["method"] == "POST" and not length.isdecimal():
+            return PlainTextResponse("Say how long the body is", 411, HEADERS)
+        if int(length or 0) > self.most_bytes:
+            return PlainTextResponse("The body is too large", 413, HEADERS)
+        return None
 
 
 @contextmanager
@@ -79,7 +91,7 @@ def serving(looker: Looker, *, mode: str = "full", max_upload_mb: int = 50, priv
 
         page = Page(looker, write_examples(folder / "examples"), folder, mode=mode)
         app = _mounted(page.blocks, max_upload_mb)
-        app.add_middleware(Guard)
+        app.add_middleware(Guard, most_bytes=max_upload_mb * 2**20 + BESIDE_FILE)
         if private:
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=OWN_NAMES)
         config = uvicorn.Config(
