@@ -214,15 +214,14 @@ class Segmenter:
             max(SMALLEST, round(size * side / self.tile)) for size, side in zip(self.size, window, strict=True)
         )
         number = number_of_windows((height, width), window, self.overlap)
-        bar = progress(number, "one image", unit=" windows") if number >= MANY_WINDOWS else nullcontext()
-        with bar:
+        with progress(number if number >= MANY_WINDOWS else 0, "one image", unit=" windows") as bar:  # 0: no bar
             plane = blend(
                 lambda windows: self._logits([image] * len(windows), windows, shown),
                 (height, width),
                 window,
                 overlap=self.overlap,
                 batch_size=self.batch_size,
-                done=bar.update if number >= MANY_WINDOWS else lambda n: None,
+                done=bar.update,
             )
         return Prediction((height, width), ((plane, (slice(0, height), slice(0, width))),))
 

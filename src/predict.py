@@ -4,6 +4,7 @@ python -m src.predict weights=emisnet_kvasir input=photo.jpg output=found
 python -m src.predict run=runs/... input=folder output=found spacing=0.5 unit=mm
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ def predict_files(
         FloatingPointError: the network's output is not finite.
     """
     from src.data.decode import allow_pixels
-    from src.files import write_json
+    from src.files import write_text
     from src.outputs import Extras, Tables, write_image
 
     _refuse_to_overwrite(output, [name for _, name in files], overwrite)
@@ -70,19 +71,21 @@ def predict_files(
     told: dict[str, Any] = {"model": {"name": trained.name, **trained.told}, "settings": settings, "images": []}
     with ExitStack() as stack:
         (output / JSON).unlink(missing_ok=True)
-        stack.callback(lambda: write_json(output / JSON, told))  # also of what was done before an interruption
+        stack.callback(
+            lambda: write_text(output / JSON, json.dumps(told))
+        )  # also of what was done before an interruption
         tables = stack.enter_context(Tables(output))
         for path, name, picture in _segmented(segmenter, files, intensity, max_pixels):
             record: dict[str, Any] = {"file": str(path)}
+            rows: list[dict[str, Any]] = []
             if isinstance(picture, str):
                 record |= {"status": "failed", "reason": picture}
                 print(f"\n{picture}", file=sys.stderr)
-                rows = []
             else:
                 pixels, probs, own_spacing = picture
-                known = (spacing, unit) if spacing else (own_spacing, "mm")
+                known, its_unit = (spacing, unit) if spacing else (own_spacing, "mm")
                 more, rows = write_image(
-                    pixels, probs, segmenter.threshold, output, name, post, *known, extras or Extras()
+                    pixels, probs, segmenter.threshold, output, name, post, known, its_unit, extras or Extras()
                 )
                 record |= {"status": "done", **more}
             tables.add(record, rows)
