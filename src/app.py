@@ -27,7 +27,7 @@ def check_settings(config: dict[str, Any]) -> str:
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise ConfigError(f"{key}={value} is not possible; it is a whole number from {lowest} to {highest}.")
     if importlib.util.find_spec("gradio") is None:
-        raise ConfigError("gradio is not installed: it comes with the extra `app` (pip install 'gradio>=6').")
+        raise ConfigError("gradio is not installed: it comes with the extra `app` (pip install 'gradio>=6.31').")
     return given[0]
 
 

@@ -32,6 +32,7 @@ from src.webapp import about, markup, session
 from src.webapp.examples import write_examples
 from src.webapp.session import Kept, Looker, Settings
 
+from . import dicoms
 from .browser import needs_chromium, visit
 from .conftest import REPO
 from .hostile import ACCEPTED, NAMES, REFUSED, picture, write_all
@@ -188,11 +189,20 @@ def test_sixteen_bits_arrive_unchanged(trained: Trained, tmp_path: Path) -> None
     grey = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
     path = tmp_path / "deep.png"
     path.write_bytes(session.png(grey))
-    with pytest.raises(ValueError, match="intensity"):
+    with pytest.raises(ValueError, match=r"have this page started with intensity=\[low,high\]"):
         Looker(trained, max_pixels=MAX_PIXELS).look(path, "deep.png", "full")
     deep = Looker(trained, max_pixels=MAX_PIXELS, intensity=[0, 4095])
     pixels, _ = deep.pixels(path, "deep.png")
     assert pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) == 256
+
+
+def test_a_dicom_file_brings_areas_in_mm(looker: Looker, tmp_path: Path) -> None:
+    grey = generate("lesion", 2, size=(64, 80))[0][..., 0]
+    seen = looker.look(dicoms.write(tmp_path / "a.dcm", grey, PixelSpacing=[0.5, 0.25]), "a.dcm", "full")
+    drawn = session.draw(seen, Settings(0.45))
+    assert drawn.rois[0].area == pytest.approx(drawn.rois[0].area_px * 0.125) and "mm²" in markup.table(seen, drawn)
+    (first, *_) = csv.DictReader(io.StringIO(session.table_csv(seen, Settings(0.45))))
+    assert first["area_unit"] == "mm2" and first["diameter_unit"] == "mm"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "", "..", "/etc/passwd", "x" * 300 + ".png", "a\nb\x00.png"])

@@ -318,8 +318,9 @@ def _refuse_many_windows(segmenter: Segmenter, shape: tuple[int, ...]) -> None:
 
 
 def _without_paths(message: str, path: Path, name: str) -> str:
-    """The decoder's message, with the user's name of the file in place of where it lies here."""
+    """The decoder's message, with the user's name of the file in place of where it lies here, and a page's remedy."""
     message = message.replace(str(path), name)
+    message = message.replace("set data.intensity=", "have this page started with intensity=")
     return message if str(path.parent) not in message else f"{name} cannot be read as a picture."
 
 
