@@ -66,13 +66,17 @@ ROOMS = {
     "exporting/card.py": {"src.rundir", "src.scoring", "src.statistics"},
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
     "timing.py": {"src.build", "src.losses"},
+    "webapp": {
+        *("src.data.decode", "src.data.pictures", "src.data.synthetic", "src.figures", "src.inference"),
+        *("src.outputs", "src.rois", "src.tiling", "src.trained", "src.webapp"),
+    },
     "job.py": {"src.cli", "src.files", "src.process", "src.rundir", "src.train"},
 }
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
 HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py", "dashboard.py"}
-HYDRA |= {"benchmark.py", "predict.py", "export.py"}
+HYDRA |= {"benchmark.py", "predict.py", "export.py", "app.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -16,7 +16,7 @@ README = (REPO / "README.md").read_text()
 EXPERIMENTS = sorted((REPO / "conf" / "experiment").rglob("*.yaml"))
 STUDIES = sorted((REPO / "experiments").glob("*/README.md"))
 SPOKEN = "".join(file.read_text() for file in (REPO / "README.md", REPO / "Makefile", *STUDIES))
-ENTRIES = ("train", "evaluate", "predict", "report", "dashboard", "audit", "data.preview", "benchmark", "export")
+ENTRIES = ("train", "evaluate", "predict", "report", "dashboard", "audit", "data.preview", "benchmark", "export", "app")
 COMMANDS = sorted(
     {
         (entry, arguments)
@@ -54,7 +54,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_help_is_quick_and_lists_the_choices(entry: str) -> None:
-    choice = "emisnet_no_ca" if entry == "benchmark" else "kvasir_seg"
+    choice = {"benchmark": "emisnet_no_ca", "app": "coarse_to_fine"}.get(entry, "kvasir_seg")
     command = [sys.executable, "-m", f"src.{entry}", "--help"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
