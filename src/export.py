@@ -1,4 +1,4 @@
-"""Export a trained network (ONNX, int8 ONNX, torch.export, a bundle), each file compared with the run on real images.
+"""Export a trained network (ONNX, int8, torch.export, ExecuTorch, a bundle), each file compared with the run.
 
 python -m src.export run=runs/...                                    # model.onnx and a bundle, in <run>/export
 python -m src.export run=runs/... formats=[onnx,onnx_int8,pt2]
@@ -110,14 +110,16 @@ def _check(formats: Sequence[str], *, seconds: float, threads: Sequence[int | No
     if isinstance(seconds, bool | str) or seconds < 0:
         raise ValueError(f"seconds={seconds} is not possible; it is a number from 0 up.")
     if any(name.startswith("onnx") for name in formats):
-        _require_onnx()
+        _require("engines", "onnx", "onnxscript", "onnxruntime")
+    if "executorch" in formats:
+        _require("executorch", "executorch")
 
 
-def _require_onnx() -> None:
+def _require(extra: str, *packages: str) -> None:
     from importlib.util import find_spec
 
-    if absent := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
-        raise ValueError(f"ONNX files need {', '.join(absent)}, not installed here: the extra `engines` brings them.")
+    if absent := [name for name in packages if find_spec(name) is None]:
+        raise ValueError(f"This format needs {', '.join(absent)}, not installed here: the extra `{extra}` brings it.")
 
 
 def _check_place(folder: Path, trained: "Trained") -> None:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from src.benchmarking.engines import onnxruntime_call
 from src.exporting.bundle import write_bundle
+from src.exporting.executorch_file import PteNet, write_pte
 from src.exporting.int8 import quantised
 from src.exporting.onnx_file import IMAGE, opset, to_onnx, write_onnx
 from src.exporting.parity import AS_TRAINED, FOLDED, Call, Candidate, in_pytorch
 from src.exporting.program import ProgramNet, Traced, check_any, short, traced, write_program
+from src.files import write_json
 from src.inference import Segmenter
 from src.models.blocked import blocked
 from src.models.emisnet import EMISNet
@@ -27,7 +29,7 @@ from src.weights import write_sha256
 if TYPE_CHECKING:  # not installed without the extra `engines`
     import onnx
 
-FILES = {"onnx": "model.onnx", "onnx_int8": "model_int8.onnx", "pt2": "model.pt2"}
+FILES = {"onnx": "model.onnx", "onnx_int8": "model_int8.onnx", "pt2": "model.pt2", "executorch": "model.pte"}
 BUNDLE = "bundle"  # a folder of the run's name
 FORMATS = (*FILES, BUNDLE)
 
@@ -73,6 +75,13 @@ def write_formats(
             write_sha256(path)
             net = ProgramNet(path)
             found.append(_candidate(name, _with(trained, net), tolerance, in_pytorch(net, image), path, forms.general))
+        elif name == "executorch":
+            form, left = forms.fixed, write_pte(forms.fixed.program, path)
+            write_sha256(path)
+            write_json(Path(f"{path}.json"), _about(trained, precision="float32", takes=form.shapes))
+            pte = PteNet(path)
+            found.append(_candidate(name, _with(trained, pte), tolerance, in_pytorch(pte, image), path, form))
+            found[-1].notes.append(f"its number of threads is its own; {left} operators are not XNNPACK's")
         else:
             allowed = tolerance_int8 if name == "onnx_int8" else tolerance
             form, told = _write_onnx(trained, forms, path, shown if name == "onnx_int8" else None)
@@ -98,6 +107,11 @@ class _Forms:
     def general(self) -> Traced:
         """For any batch and size, if that is asked for and can be."""
         return traced(self.folded, self.size, dynamic=self.dynamic)
+
+    @cached_property
+    def fixed(self) -> Traced:
+        """For one image of the network's size."""
+        return traced(self.folded, self.size, dynamic=False)
 
     @cached_property
     def onnx(self) -> "tuple[onnx.ModelProto, Traced]":
