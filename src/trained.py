@@ -7,6 +7,7 @@ a name               of a bundle in experiments/pretrained, such as emisnet_kvas
 *.onnx               made by `src.export`: all in one file
 """
 
+import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -90,13 +91,13 @@ def open_trained(source: str | Path) -> Trained:
         model["encoder_weights"] = None  # all weights come from the file: nothing is downloaded
     weights = path if path.suffix in (".ckpt", ".safetensors") and path.is_file() else run.weights
     if weights.suffix == ".safetensors":
-        _refuse_strangers(model, run.path / "config.yaml")
+        refuse_strangers(model, run.path / "config.yaml")
         net = read_safetensors(weights, build_net(model, quiet=True))
     else:
         net = read_weights(weights, build_net(model, quiet=True))
     data = config["data"]
     return Trained(
-        name=run.path.name,
+        name=Path(os.path.abspath(run.path)).name,  # of run=., too
         net=net.eval(),
         size=(data["size"], data["size"]),
         mean=tuple(data["mean"]),
@@ -127,15 +128,31 @@ def run_directory(source: str | Path) -> Path:
     )
 
 
-def _refuse_strangers(model: Mapping[str, Any], file: Path) -> None:
-    """A bundle comes from others, and its config says what is called to build the network."""
+def refuse_strangers(model: Mapping[str, Any], file: Path) -> None:
+    """ValueError for a network that is no class of ours: a bundle comes from others, and its config says what is called
+    to build it."""
     for key, value in model.items():
-        if key == "_target_" and not str(value).startswith(OURS):
-            raise ValueError(f"{file}: the network is {value!r}; weights of others may only build {OURS}*.")
+        if key == "_target_" and not _is_ours(str(value)):
+            raise ValueError(
+                f"{file}: the network is {value!r}; weights of others may only build the networks in {OURS}*."
+            )
         if isinstance(value, Mapping):
-            _refuse_strangers(value, file)
+            refuse_strangers(value, file)
         if isinstance(value, list):
-            _refuse_strangers({str(i): item for i, item in enumerate(value) if isinstance(item, Mapping)}, file)
+            refuse_strangers({str(i): item for i, item in enumerate(value) if isinstance(item, Mapping)}, file)
+
+
+def _is_ours(target: str) -> bool:
+    """Whether it is a network that a module of ours defines, and not what that module imported: by attributes,
+    src.models.cost.inspect.os.system is a name, too."""
+    module, _, name = target.rpartition(".")
+    if not f"{module}.".startswith(OURS):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(OURS)
 
 
 def _thresholds(run: RunDir) -> dict[str, float]:

@@ -51,11 +51,19 @@ ROOMS = {
     "benchmarking": {
         *("src.benchmarking", "src.build", "src.losses", "src.models", "src.progress", "src.statistics"),
     },
+    "benchmarking/engines.py": {"src.benchmarking.contender", "src.exporting.onnx_file", "src.models"},
     "benchmarking/profiles.py": {"src.benchmarking", "src.files"},
     "benchmarking/request.py": {"src.benchmarking", "src.build", "src.cli", "src.config", "src.files", "src.preflight"},
     "benchmarking/rounds.py": set(),
     "benchmarking/machine.py": {"src.progress"},
     "benchmarking/counts.py": set(),
+    "exporting": {
+        *("src.benchmarking", "src.data.splits", "src.exporting", "src.files", "src.inference", "src.metrics"),
+        *("src.models", "src.progress", "src.rundir", "src.scoring", "src.statistics", "src.trained", "src.weights"),
+    },
+    "exporting/onnx_file.py": {"src.files"},
+    "exporting/int8.py": {"src.exporting.onnx_file"},
+    "exporting/card.py": {"src.rundir", "src.scoring", "src.statistics"},
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
     "timing.py": {"src.build", "src.losses"},
     "webapp": {
@@ -68,7 +76,7 @@ ROOMS = {
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
 HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py", "dashboard.py"}
-HYDRA |= {"benchmark.py", "predict.py", "app.py"}
+HYDRA |= {"benchmark.py", "predict.py", "export.py", "app.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

@@ -16,7 +16,7 @@ README = (REPO / "README.md").read_text()
 EXPERIMENTS = sorted((REPO / "conf" / "experiment").rglob("*.yaml"))
 STUDIES = sorted((REPO / "experiments").glob("*/README.md"))
 SPOKEN = "".join(file.read_text() for file in (REPO / "README.md", REPO / "Makefile", *STUDIES))
-ENTRIES = ("train", "evaluate", "predict", "report", "dashboard", "audit", "data.preview", "benchmark", "app")
+ENTRIES = ("train", "evaluate", "predict", "report", "dashboard", "audit", "data.preview", "benchmark", "app", "export")
 COMMANDS = sorted(
     {
         (entry, arguments)
