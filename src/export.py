@@ -7,7 +7,7 @@ python -m src.export run=runs/... data=kvasir_seg data.root=...      # the run's
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     from src.subject import Subject
     from src.trained import Trained
 
-SETTINGS = ("out", "overwrite", "dynamic", "images", "calibration", "tolerance", "tolerance_int8", "threads", "seconds")
+SETTINGS = ("out", "name", "overwrite", "dynamic", "images", "calibration", "threads", "seconds")
+SETTINGS += ("tolerance", "tolerance_int8")
 FASTER = 0.95  # of float32's time, from which on int8 is called faster
 
 
@@ -41,6 +42,7 @@ def export_run(
     *,
     formats: Sequence[str] = ("onnx", "bundle"),
     out: str | Path | None = None,
+    name: str | None = None,
     overwrite: bool = False,
     dynamic: bool = True,
     data: Mapping[str, Any] | None = None,
@@ -55,7 +57,7 @@ def export_run(
 
     `data` is a config of where to look for images instead, as in `src.evaluate`; `images` of val are compared, and
     `calibration` train images set the ranges of int8. Times are medians over `seconds` for each of `threads` (None:
-    torch's choice).
+    torch's choice). `name` is what the files call themselves, and the bundle's folder; by default the run's.
 
     Raises:
         ValueError: nothing that can be exported, an unknown format, a file that is there already, absent images.
@@ -70,8 +72,12 @@ def export_run(
     trained = open_trained(source)
     if trained.run is None:
         raise ValueError(f"{source} is an exported file already. Export the run that it was made of.")
+    if name is not None:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise ValueError(f"name={name!r} must be a plain name, of a folder: no path.")
+        trained = replace(trained, name=name)
     folder = Path(out) if out else trained.run.path / "export"
-    files = {name: path_of(name, folder, trained) for name in dict.fromkeys(formats)}
+    files = {kind: path_of(kind, folder, trained) for kind in dict.fromkeys(formats)}
     if not overwrite and (there := [str(path) for path in files.values() if path.exists()]):
         raise ValueError(f"{', '.join(there)}: there already. Choose another out=..., or replace it: overwrite=true.")
     if "bundle" in files:

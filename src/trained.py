@@ -128,18 +128,19 @@ def run_directory(source: str | Path) -> Path:
     )
 
 
-def refuse_strangers(model: Mapping[str, Any], file: Path) -> None:
+def refuse_strangers(model: Any, file: Path) -> None:
     """ValueError for a network that is no class of ours: a bundle comes from others, and its config says what is called
-    to build it."""
-    for key, value in model.items():
-        if key == "_target_" and not _is_ours(str(value)):
+    to build it, at any depth."""
+    if isinstance(model, Mapping):
+        if "_target_" in model and not _is_ours(str(model["_target_"])):
             raise ValueError(
-                f"{file}: the network is {value!r}; weights of others may only build the networks in {OURS}*."
+                f"{file}: the network is {model['_target_']!r}; weights of others may only build the networks in {OURS}*."
             )
-        if isinstance(value, Mapping):
+        for value in model.values():
             refuse_strangers(value, file)
-        if isinstance(value, list):
-            refuse_strangers({str(i): item for i, item in enumerate(value) if isinstance(item, Mapping)}, file)
+    elif isinstance(model, list):
+        for value in model:
+            refuse_strangers(value, file)
 
 
 def _is_ours(target: str) -> bool:

@@ -431,7 +431,7 @@ def test_a_bundle_replaces_nothing_but_a_bundle(trained_run: Path, tmp_path: Pat
 
 
 def test_mistakes_are_answered(trained_run: Path, exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no 'onx'.*onnx, onnx_int8, pt2, bundle"):
+    with pytest.raises(ValueError, match=r"there is no 'onx'.*onnx, onnx_int8, pt2, executorch, bundle"):
         export_run(trained_run, formats=["onx"], **QUICK)
     with pytest.raises(ValueError, match="images=0 is not possible"):
         export_run(trained_run, images=0, **QUICK)

@@ -87,7 +87,7 @@ def test_the_checksum_is_one_that_sha256sum_reads(bundle: Path) -> None:
     assert said.stdout == f"{BUNDLED}: OK\n" and len(sha256(bundle / BUNDLED)) == 64
 
 
-@pytest.mark.parametrize("where", ["_target_", "nested", "listed"])
+@pytest.mark.parametrize("where", ["_target_", "nested", "listed", "deeply"])
 def test_a_stranger_s_config_builds_nothing_but_our_networks(bundle: Path, where: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     payload = {"_target_": "pathlib.Path.touch", "self": str(mark)}
@@ -95,9 +95,12 @@ def test_a_stranger_s_config_builds_nothing_but_our_networks(bundle: Path, where
     if where == "_target_":
         config["model"] = payload
     else:
-        config["model"]["channels"] = payload if where == "nested" else [payload]
+        depth = {"nested": payload, "listed": [payload], "deeply": [[{"a": [payload]}]]}
+        config["model"]["channels"] = depth[where]
     (bundle / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ValueError, match=r"'pathlib\.Path\.touch'; weights of others may only build src\.models"):
+    with pytest.raises(
+        ValueError, match=r"'pathlib\.Path\.touch'; weights of others may only build the networks in src\.models"
+    ):
         open_trained(bundle)
     assert not mark.exists()
 
