@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     from src.subject import Subject
     from src.trained import Trained
 
-SETTINGS = ("out", "name", "overwrite", "dynamic", "images", "calibration", "threads", "seconds")
-SETTINGS += ("tolerance", "tolerance_int8")
+SETTINGS = (
+    *("out", "name", "overwrite", "dynamic", "images", "calibration", "threads", "seconds"),
+    *("tolerance", "tolerance_int8"),
+)
 FASTER = 0.95  # of float32's time, from which on int8 is called faster
 
 
@@ -76,6 +78,7 @@ def export_run(
         if Path(name).name != name or name in ("", ".", ".."):
             raise ValueError(f"name={name!r} must be a plain name, of a folder: no path.")
         trained = replace(trained, name=name)
+    assert trained.run is not None
     folder = Path(out) if out else trained.run.path / "export"
     files = {kind: path_of(kind, folder, trained) for kind in dict.fromkeys(formats)}
     if not overwrite and (there := [str(path) for path in files.values() if path.exists()]):

@@ -134,7 +134,8 @@ def refuse_strangers(model: Any, file: Path) -> None:
     if isinstance(model, Mapping):
         if "_target_" in model and not _is_ours(str(model["_target_"])):
             raise ValueError(
-                f"{file}: the network is {model['_target_']!r}; weights of others may only build the networks in {OURS}*."
+                f"{file}: the network is {model['_target_']!r}; weights of others may only build the networks in "
+                f"{OURS}*."
             )
         for value in model.values():
             refuse_strangers(value, file)
