@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
-from src.config import plain, user_errors
+from src.config import check_number, plain, user_errors
 
 
 def check_settings(config: dict[str, Any]) -> str:
@@ -26,6 +26,8 @@ def check_settings(config: dict[str, Any]) -> str:
         value = config[key]
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise ConfigError(f"{key}={value} is not possible; it is a whole number from {lowest} to {highest}.")
+    with user_errors():
+        check_number(config, "threads", 1, whole=True, optional=True)
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("gradio is not installed: it comes with the extra `app` (pip install 'gradio>=6.31').")
     return given[0]
@@ -40,11 +42,17 @@ def is_private(host: str) -> bool:
     return False
 
 
+def own_names(host: str) -> list[str]:
+    """By which a page that only this machine reaches may be asked for; any, where others reach it."""
+    return ["127.0.0.1", "localhost", "[::1]", host] if is_private(host) else ["*"]
+
+
 def _run(cfg: DictConfig) -> None:
     with user_errors():
         config = plain(cfg)
         source = check_settings(config)
         host, port = str(config["host"]), config["port"]
+        from src.build import pin_threads
         from src.data.decode import checked_intensity
         from src.webapp.server import opened, serving
         from src.webapp.session import MODES
@@ -53,9 +61,10 @@ def _run(cfg: DictConfig) -> None:
             raise ConfigError(f"mode={config['mode']} is not possible here. Use {', '.join(MODES)}.")
         if config["intensity"] is not None:
             checked_intensity(config["intensity"])
+        pin_threads(config["threads"])
         with opened(host, port) as socket:
             looker = _looker(source, config)
-            address = f"http://{host}:{socket.getsockname()[1]}"
+            address = f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}"
             print(f"{address}  (Ctrl+C stops it)", flush=True)
             if not is_private(host):
                 print(
@@ -63,7 +72,7 @@ def _run(cfg: DictConfig) -> None:
                     "encryption. On a network that you do not trust, leave host out and use an SSH tunnel.",
                     file=sys.stderr,
                 )
-            limits = {"max_upload_mb": config["max_upload_mb"], "private": is_private(host)}
+            limits = {"max_upload_mb": config["max_upload_mb"], "names": own_names(host)}
             for number in (signal.SIGTERM, signal.SIGHUP):  # by default they would end this before it has tidied up
                 signal.signal(number, lambda number, _: sys.exit(128 + number))
             with serving(looker, mode=config["mode"], **limits) as server:

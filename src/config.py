@@ -122,6 +122,17 @@ def check_switches(config: Mapping[str, Any], *keys: str) -> None:
             raise ValueError(f"{key}={config[key]} is neither true nor false.")
 
 
+def check_number(config: Mapping[str, Any], key: str, least: float, *, whole: bool, optional: bool = False) -> None:
+    """ValueError for a value that is no number, no whole one where that is asked for, or less than `least`."""
+    value = config[key]
+    if optional and value is None:
+        return
+    kinds = int if whole else (int, float)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{key}={value} is not possible; it is a {kind} from {least:g} up.")
+
+
 def _check_several_devices(config: Mapping[str, Any]) -> None:
     import torch
 

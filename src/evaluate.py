@@ -87,7 +87,7 @@ def evaluate_run(
     as one part, `all`. `parts` defaults to val and to every test part that is on disk, `metrics` to the dataset's,
     `mode` is of `src.inference.MODES`; `looking` are further arguments of `src.inference.Segmenter`: tta, tile,
     overlap, precision; for `tau` and `min_object_area` see `src.scoring.Rules`. `weights` are scored in place of the
-    run's own: anything that `src.trained` opens.
+    run's own, cut at their own threshold: anything that `src.trained` opens.
 
     `threshold` defaults to the run's for this mode and test-time augmentation. It is chosen on the run's val images and
     stored in the run before anything is scored, if `choose` says so (the end of training), or if it is that of a
@@ -97,6 +97,7 @@ def evaluate_run(
         ValueError: not a run directory, an unknown part, mode or metric, or images of a part that are absent on disk.
         FloatingPointError: the network's output is not finite.
     """
+    from src.build import pin_threads
     from src.rundir import RunDir
     from src.scoring import Rules, calibration, strata, summarize
     from src.subject import subject_of
@@ -104,11 +105,13 @@ def evaluate_run(
     from src.trained import open_trained, run_directory
 
     run = RunDir.open(run_directory(path))
-    segmenter = open_trained(weights or path).segmenter(device=device, mode=mode, **looking)
+    pin_threads(run.config().get("threads"))
+    trained = open_trained(weights or path)
+    segmenter = trained.segmenter(device=device, mode=mode, threshold=threshold, **looking)
     subject = subject_of(run, data, parts)
     source, kept = subject.source, None
-    if threshold is not None:
-        segmenter.threshold = float(threshold)
+    if threshold is not None or weights:
+        pass  # what the run stores is of its own weights
     elif choose or (segmenter.way != "full" and not stored_threshold(run, segmenter.way)):
         kept = _choose_threshold(run, segmenter, subject)
     rules = Rules(
@@ -119,8 +122,11 @@ def evaluate_run(
         spacing=source.spacing,
         unit=source.unit,
     )
-    chosen = threshold is None and bool(stored_threshold(run, segmenter.way))
+    is_stored = segmenter.way in trained.thresholds if weights else bool(stored_threshold(run, segmenter.way))
+    chosen = threshold is None and is_stored
     protocol = _protocol(subject, segmenter, rules, threshold_is_chosen=chosen)
+    if weights:
+        protocol["weights"] = {"name": trained.name, "file": str(weights), "sha256": trained.sha256}
     scored = {}
     for part, ids in subject.parts.items():
         known = kept if kept and part == "val" and not subject.foreign else []
@@ -272,7 +278,8 @@ def _run(cfg: DictConfig) -> None:
         evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device, **settings)
     protocol, split = evaluation.protocol, evaluation.source.split
     mode = [] if evaluation.segmenter.way == "full" else [evaluation.segmenter.way]
-    words = [split.dataset, Path(protocol["root"]).name, split.hash, *evaluation.scores, *mode, protocol["id"]]
+    others = [f"{Path(cfg.weights).stem}-{protocol['weights']['sha256'][:8]}"] if cfg.weights else []
+    words = [split.dataset, Path(protocol["root"]).name, split.hash, *evaluation.scores, *mode, *others, protocol["id"]]
     name = "-".join(words)
     folder = Path(cfg.out or run_directory(cfg.run) / "evaluations" / name)
     keep_evaluation(evaluation, folder, name)

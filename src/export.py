@@ -114,8 +114,12 @@ def _check(formats: Sequence[str], *, seconds: float, threads: Sequence[int | No
     for key, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{key}={count} is not possible; it is a number of images, from 1 up.")
-    if not threads or any(n is not None and (not isinstance(n, int) or n < 1) for n in threads):
-        raise ValueError(f"threads={list(threads)} is not possible; it is a list of whole numbers from 1 up, or null.")
+    if (
+        not isinstance(threads, list | tuple)
+        or not threads
+        or any(n is not None and (not isinstance(n, int) or n < 1) for n in threads)
+    ):
+        raise ValueError(f"threads={threads} is not possible; it is a list of whole numbers from 1 up, or null.")
     if isinstance(seconds, bool | str) or seconds < 0:
         raise ValueError(f"seconds={seconds} is not possible; it is a number from 0 up.")
     if any(name.startswith("onnx") for name in formats):

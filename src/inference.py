@@ -70,6 +70,10 @@ def _choice(name: str, value: Any, possible: Mapping[str, Any]) -> Any:
     return possible[value]
 
 
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, (int, kind)) and not isinstance(value, bool)
+
+
 class _MeanDraws(np.random.Generator):
     """Draws the mean of every range, so that `lesion_box` gives the crop that training gives on average."""
 
@@ -148,14 +152,17 @@ class Segmenter:
         checked_modes(mode)
         self.views, self.half = _choice("tta", tta, TTA), _choice("precision", precision, PRECISIONS)
         self.tile = max(size) if tile is None else tile
-        if not self.tile >= SMALLEST:
-            raise ValueError(f"tile={tile} must be at least {SMALLEST} px.")
-        if not 0 <= overlap < 1:
-            raise ValueError(f"overlap={overlap} must be a part of a window's side, from 0 to below 1.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+        if not _is_number(self.tile, int) or (mode == "tiled" and self.tile < SMALLEST):
+            raise ValueError(f"tile={tile} is not possible; it is a whole number of px, from {SMALLEST} up.")
+        if not _is_number(overlap, float) or not 0 <= overlap < 1:
+            raise ValueError(f"overlap={overlap} is not possible; it is a part of a window's side, from 0 to below 1.")
+        if not _is_number(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is not possible; it is a whole number from 1 up.")
         self.tta, self.precision, self.overlap, self.batch_size = tta, precision, overlap, batch_size
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device={device} is not possible; it is cpu, cuda or cuda:<n>.") from error
         self.net = net.to(self.device).eval()
         self.size, self.threshold = size, threshold
         self.mode, self.coarse_threshold = mode, coarse_threshold
@@ -239,7 +246,10 @@ class Segmenter:
         with torch.backends.cudnn.flags(enabled=True, **exact), self._autocast():
             logits = self._averaged(normalize(torch.from_numpy(small).to(self.device), self.mean, self.std))
         if not torch.isfinite(logits).all():
-            raise FloatingPointError("the network's output is not finite: its weights are damaged or diverged.")
+            reason = "its weights are damaged or diverged"
+            if self.half:
+                reason = f"{reason}, or precision={self.precision} is too narrow for it (try 32-true)"
+            raise FloatingPointError(f"the network's output is not finite: {reason}.")
         return logits.split(1)
 
     def _averaged(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -257,8 +267,9 @@ class Segmenter:
 
     @property
     def way(self) -> str:
-        """Mode and test-time augmentation in one word, by which a run keeps its threshold."""
-        return self.mode if self.tta == "none" else f"{self.mode}+{self.tta}"
+        """Mode, windows and test-time augmentation in one word, by which a run keeps its threshold."""
+        mode = f"tiled-{self.tile}-{self.overlap:g}" if self.mode == "tiled" else self.mode
+        return mode if self.tta == "none" else f"{mode}+{self.tta}"
 
     def protocol(self) -> Mapping[str, Any]:
         """How its masks come about, to stand beside every score."""

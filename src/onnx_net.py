@@ -7,15 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.sizes import pad_to_multiple
 from src.weights import check_sha256
 
 
 class OnnxNet(nn.Module):
     """Image (B, C, H, W), normalised, to logits (B, 1, H, W), with as many threads as torch has.
 
-    A file whose batch is fixed gets images one batch after another; sides are padded to the multiple that the file
-    states, as the network itself would. `metadata` are its texts by key.
+    A file whose batch is fixed gets images one batch after another. `metadata` are its texts by key.
 
     Raises:
         ValueError: no ONNX Runtime, a file that it cannot read or that is not what its checksum says, and in `forward`
@@ -40,20 +38,18 @@ class OnnxNet(nn.Module):
             raise ValueError(f"{path} is not an ONNX file that ONNX Runtime can run ({error}).") from error
         self.path, self.metadata = str(path), dict(self.session.get_modelmeta().custom_metadata_map)
         self.input = self.session.get_inputs()[0]
-        self.multiple = int(self.metadata.get("multiple", 1))
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         batch, _, *sides = self.input.shape
         height, width = image.shape[-2:]
-        padded = pad_to_multiple(image, self.multiple)
-        if any(isinstance(side, int) and side != given for side, given in zip(sides, padded.shape[-2:], strict=True)):
+        if any(isinstance(side, int) and side != given for side, given in zip(sides, (height, width), strict=True)):
             raise ValueError(
                 f"{self.path} was made for images of {sides[0]}x{sides[1]}, and these are {height}x{width}."
             )
-        pixels = padded.cpu().numpy()
+        pixels = image.cpu().numpy()
         step = batch if isinstance(batch, int) else len(pixels)
         parts = [self._run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-        return torch.from_numpy(np.concatenate(parts)).to(image.device)[..., :height, :width]
+        return torch.from_numpy(np.concatenate(parts)).to(image.device)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         return self.session.run(None, {self.input.name: pixels})[0]

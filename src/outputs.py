@@ -2,6 +2,7 @@
 and tables that grow with every image."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ COLOUR = (255, 70, 70)  # of the foreground, RGB
 OPACITY = 0.4
 TABLES = ("images.csv", "rois.csv", "rois.json")
 IMAGE_COLUMNS = ("file", "status", "width", "height", "rois", "foreground", "spacing", "unit", "mask", "reason")
+MOST_CROPS = 1000  # of an image: noise cut at a low threshold has a hundred thousand objects
 OVERLAY_SIDE = 2048  # px; larger overlays are shrunk to it, for they are to be looked at
 
 
@@ -52,7 +54,9 @@ def write_jpeg(pixels: np.ndarray, path: Path) -> None:
 
 def _write(pixels: np.ndarray, path: Path, kind: str, how: Sequence[int]) -> None:
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    _, encoded = cv2.imencode(kind, bgr, how)
+    done, encoded = cv2.imencode(kind, bgr, how)
+    if not done:
+        raise OSError(f"{path}: OpenCV cannot write {pixels.shape[1]} x {pixels.shape[0]} pixels as {kind}")
     with replacing(path) as file:
         file.write(encoded.tobytes())
 
@@ -61,6 +65,11 @@ def _at_most(shape: Sequence[int], side: int) -> tuple[int, int]:
     """Width and height, the longer at most `side`."""
     scale = min(1.0, side / max(shape[:2]))
     return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+
+
+def plain_cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 # ---- the results of a call
@@ -84,6 +93,16 @@ def mask_path(output: Path, name: str) -> Path:
     return output / "masks" / f"{name}.png"
 
 
+def forget(output: Path, name: str) -> None:
+    """Removes what an earlier call left of an image."""
+    mask_path(output, name).unlink(missing_ok=True)
+    (output / "overlays" / f"{name}.jpg").unlink(missing_ok=True)
+    folder = output / "crops" / name
+    for old in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(r"roi\d+\.png", old.name):
+            old.unlink()
+
+
 def write_image(
     pixels: np.ndarray,
     probs: np.ndarray,
@@ -102,14 +121,14 @@ def write_image(
     if extras.overlays:
         write_jpeg(overlay(pixels, mask), output / "overlays" / f"{name}.jpg")
     if extras.crops:
-        for old in (output / "crops" / name).glob("roi*.png"):
-            old.unlink()  # of an earlier call, which may have found more
-        for roi in rois:
+        for roi in rois[:MOST_CROPS]:
             write_png(crop(pixels, roi, extras.margin), output / "crops" / name / f"roi{roi.id}.png")
     height, width = labels.shape
+    too_many = f"crops of the {MOST_CROPS} largest of {len(rois)} ROIs only" if len(rois) > MOST_CROPS else None
     record = {
         **{"width": width, "height": height, "foreground": sum(roi.area_px for roi in rois) / (height * width)},
         **{"spacing": spacing, "unit": unit if spacing else None, "mask": f"masks/{name}.png"},
+        "reason": too_many if extras.crops else None,
         "rois": [asdict(roi) | ({"segmentation": rle(labels, roi)} if extras.rle else {}) for roi in rois],
     }
     return record, [roi_row(roi, unit if spacing else None) for roi in rois]
@@ -123,7 +142,12 @@ class Tables:
         self.files: list[IO[str]] = []
 
     def __enter__(self) -> "Tables":
-        self.files = [path.open("w", encoding="utf-8", newline="") for path in self.paths]
+        how: dict[str, Any] = {
+            "encoding": "utf-8",
+            "errors": "backslashreplace",
+            "newline": "",
+        }  # names may be any bytes
+        self.files = [path.open("w", **how) for path in self.paths]
         self.writers = [
             csv.DictWriter(file, columns)
             for file, columns in zip(self.files, (IMAGE_COLUMNS, ("file", *COLUMNS)), strict=True)
@@ -138,7 +162,7 @@ class Tables:
 
     def add(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.writers[0].writerow({column: _cell(record.get(column)) for column in IMAGE_COLUMNS})
-        self.writers[1].writerows({"file": record["file"], **row} for row in rows)
+        self.writers[1].writerows({"file": plain_cell(record["file"]), **row} for row in rows)
         for file in self.files:
             file.flush()
 
@@ -148,4 +172,6 @@ def _cell(value: Any) -> Any:
         return len(value)
     if isinstance(value, tuple):  # the spacing
         return " ".join(f"{side:g}" for side in value)
+    if isinstance(value, str):
+        return plain_cell(value)
     return "" if value is None else f"{value:.6f}" if isinstance(value, float) else value

@@ -125,9 +125,9 @@ def checked_spacing(spacing: float | Sequence[float] | None) -> tuple[float, flo
     """(rows, columns) of one number or two. ValueError: not positive."""
     if spacing is None:
         return None
-    values = [spacing] * 2 if isinstance(spacing, int | float) else list(spacing)
     try:
-        rows, columns = (float(value) for value in values)
+        values = [spacing] * 2 if isinstance(spacing, int | float) else list(spacing)
+        rows, columns = (0.0 if isinstance(value, bool) else float(value) for value in values)
     except (TypeError, ValueError):
         rows = columns = 0.0
     if not (0 < rows < float("inf") and 0 < columns < float("inf")):

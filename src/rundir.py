@@ -117,6 +117,11 @@ class RunDir:
         return bundled if bundled.is_file() and not self.best.is_file() else self.best
 
     @property
+    def is_bundle(self) -> bool:
+        """Handed on: whoever made it, what it may build is ours."""
+        return (self.path / BUNDLED).is_file()
+
+    @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
 

@@ -11,6 +11,7 @@ from src.data.checks import mixed_masks
 from src.data.source import DataSource
 from src.data.splits import Split, read_split
 from src.rundir import RunDir
+from src.trusted import check_part
 
 EVERYTHING = "all"  # the part that is every image of other data
 
@@ -49,6 +50,8 @@ def subject_of(run: RunDir, data: Mapping[str, Any] | None, parts: Sequence[str]
 
 def own_source(run: RunDir) -> DataSource:
     """The data that the run was trained on, with the split it had; nothing is downloaded to score."""
-    source = instantiate({**run.config()["data"], "download": False})
+    config = run.config()["data"]
+    check_part(config, "data", DataSource, run.path / "config.yaml", ours=run.is_bundle)
+    source = instantiate({**config, "download": False})
     source.split = read_split(run.path / "split.json")
     return source

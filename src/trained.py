@@ -7,7 +7,6 @@ a name               of a bundle in experiments/pretrained, such as emisnet_kvas
 *.onnx               made by `src.export`: all in one file
 """
 
-import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,16 @@ from typing import Any
 
 from torch import nn
 
-from src.build import build_net, pin_threads
+from src.build import build_net
 from src.files import read_csv
-from src.inference import Segmenter, best_device
+from src.inference import SMALLEST, Segmenter, best_device
+from src.onnx_net import OnnxNet
 from src.rundir import RunDir
 from src.thresholds import stored_threshold
-from src.weights import read_safetensors, read_weights
+from src.trusted import check_part
+from src.weights import read_safetensors, read_weights, sha256
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "experiments" / "pretrained"
-OURS = "src.models."  # what a bundle's config may build: anything else could run anything
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Trained:
 
     `thresholds` by `Segmenter.way`; `tile`: the side, in native px, of the images that it was trained on (the median of
     those it was scored on); `told`: what a user of it must know, in plain values: trained_on, split, scores, commit.
-    `run` is where it came from, None for an ONNX file.
+    `run` is where it came from, None for an ONNX file; `file` holds the weights.
     """
 
     name: str
@@ -47,6 +47,13 @@ class Trained:
     classes: Sequence[str] = ("foreground",)
     told: Mapping[str, Any] = field(default_factory=dict)
     run: RunDir | None = None
+    file: Path | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that holds the weights."""
+        assert self.file is not None
+        return sha256(self.file)
 
     def segmenter(
         self,
@@ -60,6 +67,10 @@ class Trained:
     ) -> Segmenter:
         """See `src.inference.Segmenter` for `settings`. Masks are cut at `threshold`; by default where val chose for
         this way of looking, else where it chose for mode `full`, else at 0.5."""
+        if isinstance(self.net, OnnxNet) and settings.get("precision", "32-true") != "32-true":
+            raise ValueError(
+                f"precision={settings['precision']} is not for ONNX files: they compute as they were made."
+            )
         made = Segmenter(
             self.net,
             size=self.size,
@@ -67,7 +78,7 @@ class Trained:
             std=self.std,
             mode=mode,
             tta=tta,
-            tile=tile or self.tile,
+            tile=self.tile if tile is None else tile,
             coarse_threshold=self.thresholds.get("full", 0.5),
             device=device or best_device(),
             **settings,
@@ -79,33 +90,35 @@ class Trained:
 
 
 def open_trained(source: str | Path) -> Trained:
-    """The best weights of `source` (see above). ValueError: there is nothing of that kind, or it is damaged."""
+    """The best weights of `source` (see above); of another checkpoint of a run neither scores nor thresholds, which are
+    those of the best.
+
+    Nothing of a stranger's is run: see `src.trusted`. ValueError: there is nothing of that kind, or it is damaged.
+    """
     path = Path(source)
     if path.suffix == ".onnx" and not path.is_dir():
         return _of_onnx(path)
     run = RunDir.open(run_directory(path))
     config = run.config()
-    pin_threads(config.get("threads"))
-    model = dict(config["model"])
+    model, data = dict(config["model"]), config["data"]
+    weights = path if path.suffix in (".ckpt", ".safetensors") and path.is_file() else run.weights
+    check_part(model, "model", nn.Module, run.path / "config.yaml", ours=run.is_bundle or weights.suffix != ".ckpt")
     if "encoder_weights" in model:
         model["encoder_weights"] = None  # all weights come from the file: nothing is downloaded
-    weights = path if path.suffix in (".ckpt", ".safetensors") and path.is_file() else run.weights
-    if weights.suffix == ".safetensors":
-        refuse_strangers(model, run.path / "config.yaml")
-        net = read_safetensors(weights, build_net(model, quiet=True))
-    else:
-        net = read_weights(weights, build_net(model, quiet=True))
-    data = config["data"]
+    read = read_safetensors if weights.suffix == ".safetensors" else read_weights
+    net = read(weights, build_net(model, quiet=True))
+    is_best = weights.resolve() == run.weights.resolve()
     return Trained(
         name=Path(os.path.abspath(run.path)).name,  # of run=., too
         net=net.eval(),
         size=(data["size"], data["size"]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        thresholds=_thresholds(run),
+        thresholds=_thresholds(run) if is_best else {},
         tile=_usual_side(run),
-        told=_told(run),
+        told=_told(run) if is_best else {},
         run=run,
+        file=weights,
     )
 
 
@@ -128,35 +141,6 @@ def run_directory(source: str | Path) -> Path:
     )
 
 
-def refuse_strangers(model: Any, file: Path) -> None:
-    """ValueError for a network that is no class of ours: a bundle comes from others, and its config says what is called
-    to build it, at any depth."""
-    if isinstance(model, Mapping):
-        if "_target_" in model and not _is_ours(str(model["_target_"])):
-            raise ValueError(
-                f"{file}: the network is {model['_target_']!r}; weights of others may only build the networks in "
-                f"{OURS}*."
-            )
-        for value in model.values():
-            refuse_strangers(value, file)
-    elif isinstance(model, list):
-        for value in model:
-            refuse_strangers(value, file)
-
-
-def _is_ours(target: str) -> bool:
-    """Whether it is a network that a module of ours defines, and not what that module imported: by attributes,
-    src.models.cost.inspect.os.system is a name, too."""
-    module, _, name = target.rpartition(".")
-    if not f"{module}.".startswith(OURS):
-        return False
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError:
-        return False
-    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(OURS)
-
-
 def _thresholds(run: RunDir) -> dict[str, float]:
     ways = ["full", *run.threshold().get("modes", {})]
     return {way: stored_threshold(run, way)["threshold"] for way in ways if stored_threshold(run, way)}
@@ -165,7 +149,7 @@ def _thresholds(run: RunDir) -> dict[str, float]:
 def _usual_side(run: RunDir) -> int | None:
     rows = read_csv(run.path / "per_image.csv") if (run.path / "per_image.csv").is_file() else []
     sides = sorted((int(row["height"]) * int(row["width"])) ** 0.5 for row in rows)
-    return round(sides[len(sides) // 2]) if sides else None
+    return max(SMALLEST, round(sides[len(sides) // 2])) if sides else None
 
 
 def _told(run: RunDir) -> dict[str, Any]:
@@ -198,8 +182,6 @@ def onnx_metadata(trained: Trained) -> dict[str, Any]:
 
 
 def _of_onnx(path: Path) -> Trained:
-    from src.onnx_net import OnnxNet
-
     net = OnnxNet(path)
     try:
         held = json.loads(net.metadata["emisnet"])
@@ -211,4 +193,4 @@ def _of_onnx(path: Path) -> Trained:
             f"{path} does not say how its images are prepared (no metadata of this project's form). Make it with "
             "python -m src.export run=..."
         ) from error
-    return Trained(net=net, size=size, **fields)
+    return Trained(net=net, size=size, file=path, **fields)

@@ -44,6 +44,12 @@ def test_spacing_is_of_rows_and_columns_in_mm(tmp_path: Path) -> None:
     assert read_picture(dicoms.write(tmp_path / "b.dcm", GREY8)).spacing is None
     at_the_detector = dicoms.write(tmp_path / "c.dcm", GREY8, ImagerPixelSpacing=[0.1, 0.1])
     assert read_picture(at_the_detector).spacing is None  # magnified: no size of the patient
+    both = {"ImagerPixelSpacing": [0.1, 0.1], "PixelSpacing": [0.1, 0.1]}
+    assert read_picture(dicoms.write(tmp_path / "d.dcm", GREY8, **both)).spacing is None
+    calibrated = both | {"PixelSpacingCalibrationType": "GEOMETRY"}
+    assert read_picture(dicoms.write(tmp_path / "e.dcm", GREY8, **calibrated)).spacing == (0.1, 0.1)
+    endless = dicoms.write(tmp_path / "f.dcm", GREY8, PixelSpacing=["1E999", "1E999"])
+    assert read_picture(endless).spacing is None
 
 
 def test_the_file_s_own_window_is_taken_in_rescaled_units(tmp_path: Path) -> None:
@@ -63,6 +69,33 @@ def test_windows_are_pydicom_s(tmp_path: Path, function: str, width: float) -> N
     path = dicoms.write(tmp_path / "a.dcm", GREY16, **more)
     theirs = apply_windowing(GREY16, dicoms.dataset(GREY16, **more)) / 65535 * 255
     np.testing.assert_allclose(grey(path), theirs, atol=0.51)
+
+
+def test_stored_eight_bits_are_shown_whatever_else_is_said(tmp_path: Path) -> None:
+    path = dicoms.write(tmp_path / "a.dcm", GREY8, RescaleSlope=2, RescaleIntercept=-100)
+    assert (grey(path) == GREY8).all() and (grey(path, intensity=[0, 4095]) == GREY8).all()
+
+
+def test_functional_groups_say_the_same_as_the_top(tmp_path: Path) -> None:
+    """Enhanced CT: rescaling and spacing of all frames, the window of this one."""
+    measures, values, window = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = [0.5, 0.25]
+    values.RescaleSlope, values.RescaleIntercept = 1, -1024
+    window.WindowCenter, window.WindowWidth = 40, 400
+    shared, of_frame = Dataset(), Dataset()
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PixelValueTransformationSequence = Sequence([values])
+    of_frame.FrameVOILUTSequence = Sequence([window])
+    groups = {
+        "SharedFunctionalGroupsSequence": Sequence([shared]),
+        "PerFrameFunctionalGroupsSequence": Sequence([of_frame]),
+    }
+    enhanced = dicoms.write(tmp_path / "a.dcm", GREY16, NumberOfFrames=1, **groups)
+    more = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
+    plain = dicoms.write(tmp_path / "b.dcm", GREY16, PixelSpacing=[0.5, 0.25], **more)
+    for settings in ({}, {"intensity": [-160, 240]}):
+        assert (grey(enhanced, **settings) == grey(plain, **settings)).all() and grey(plain, **settings).any()
+    assert read_picture(enhanced).spacing == (0.5, 0.25)
 
 
 def test_intensity_comes_before_the_file_s_window(tmp_path: Path) -> None:

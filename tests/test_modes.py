@@ -208,7 +208,7 @@ def test_val_is_predicted_once_where_it_chooses_the_threshold(
     assert sum(predicted) == 5 + twice + 6  # val and test
     again = evaluate_run(run.path, mode=mode)  # from the stored threshold, predicted anew
     assert again.rows == chosen.rows and again.numbers() == chosen.numbers()
-    assert stored_threshold(run, mode)["threshold"] == chosen.protocol["threshold_value"]
+    assert stored_threshold(run, chosen.segmenter.way)["threshold"] == chosen.protocol["threshold_value"]
 
 
 def test_each_mode_is_cut_where_val_says_in_that_mode(trained_run: Path, tmp_path: Path, predicted: list[int]) -> None:
@@ -268,6 +268,16 @@ def test_other_weights_are_scored_on_the_run_s_images(trained_run: Path, tmp_pat
     other = evaluate_run(run.path, parts=["val"], threshold=0.5, weights=tmp_path / "other" / "weights.safetensors")
     assert same.rows == own.rows and other.rows != own.rows
     assert [row["id"] for row in other.rows] == [row["id"] for row in own.rows]
+    assert other.protocol["weights"]["sha256"] != same.protocol["weights"]["sha256"] and "weights" not in own.protocol
+    # cut where they say themselves, and nothing of theirs is stored in the run
+    told = json.loads((tmp_path / "other" / "threshold.json").read_text())
+    (tmp_path / "other" / "threshold.json").write_text(json.dumps(told | {"threshold": 0.2}))
+    before = run.threshold()
+    for mode in ("full", "coarse_to_fine"):
+        given = evaluate_run(run.path, parts=["val"], mode=mode, weights=tmp_path / "other")
+        assert given.protocol["threshold_value"] == given.segmenter.threshold == 0.2
+        assert (given.protocol["threshold"] == 0.2) == (mode != "full")  # for the other mode none was chosen
+    assert run.threshold() == before
 
 
 def test_a_mode_on_other_data_has_the_threshold_of_the_runs_own_val(

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from src.data.pictures import find_files, read_picture
 from src.evaluate import evaluate_run
-from src.inference import MODES
+from src.inference import MODES, Segmenter
 from src.outputs import Extras, crop, mask_path, overlay
 from src.predict import main, predict_files
 from src.rois import PostProcess, find_rois
@@ -243,6 +243,7 @@ def hostile(folder: Path, whole: bytes) -> dict[str, str]:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     (folder / "broken_link.png").symlink_to(folder / "gone.png")
+    contents["broken_link.png"] = b""
     said = dict.fromkeys(contents, "not a readable|cannot be decoded|no such file")
     return said | {
         "bomb.png": "2500000000 pixels.*the limit is 200,000,000",
@@ -317,6 +318,81 @@ def test_memory_grows_by_few_bytes_a_pixel(trained_run: Path, tmp_path: Path, mi
     assert np.asarray(Image.open(mask_path(tmp_path / "out" / "large", "large"))).shape == (height, width)
 
 
+def test_a_call_over_another_leaves_nothing_of_it(
+    trained_run: Path, photos: Path, tmp_path: Path, middle: float
+) -> None:
+    out = tmp_path / "out"
+    segment(trained_run, photos, out, threshold=middle)
+    first, *others = sorted(photos.iterdir())
+    mine = out / "crops" / first.stem / "roi_annotated.png"
+    mine.write_text("of someone's own")
+    first.write_bytes(b"no longer a picture")
+    told = segment(trained_run, photos, out, threshold=middle, overwrite=True, extras=Extras(overlays=False))
+    assert [image["status"] for image in told["images"]] == ["failed"] + ["done"] * len(others)
+    assert not mask_path(out, first.stem).exists() and not list((out / "overlays").iterdir())
+    assert [path for path in (out / "crops" / first.stem).iterdir()] == [mine]
+
+
+def test_one_image_that_cannot_be_segmented_or_written(
+    trained_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, middle: float
+) -> None:
+    """Of one batch: the others of it are done, and the tables stay in the order of the files."""
+    second, third = sorted(photos.iterdir())[1:3]
+    marked = read_picture(second).pixels
+    predict = Segmenter.predict
+
+    def failing(self: Segmenter, images, masks=None):
+        if any(image.shape == marked.shape and (image == marked).all() for image in images):
+            raise FloatingPointError("not finite")
+        return predict(self, images, masks)
+
+    monkeypatch.setattr(Segmenter, "predict", failing)
+    (tmp_path / "out" / "crops").mkdir(parents=True)
+    (tmp_path / "out" / "crops" / third.stem).touch()  # where its crops' folder would be
+    told = segment(trained_run, photos, tmp_path / "out", threshold=middle)
+    by_name = {Path(image["file"]).name: image for image in told["images"]}
+    assert list(by_name) == sorted(file.name for file in photos.iterdir())
+    assert "not finite" in by_name[second.name]["reason"] and by_name[third.name]["status"] == "failed"
+    assert [image["status"] for image in told["images"]].count("done") == len(by_name) - 2
+    assert [row["status"] for row in read(tmp_path / "out" / "images.csv")] == [i["status"] for i in told["images"]]
+
+
+def test_names_of_any_bytes_and_lengths(
+    trained_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = sorted(photos.iterdir())[0].read_bytes()
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in (b"\xff\xfe.png", b"=HYPERLINK(1).png", b"a" * 240 + b".png", "\u202egnp.png".encode(), b"a\nb.png"):
+        (folder / os.fsdecode(name)).write_bytes(content)
+    told = segment(trained_run, folder, tmp_path / "out", extras=Extras(crops=False))
+    assert {image["status"] for image in told["images"]} == {"done"} and len(told["images"]) == 5
+    with (tmp_path / "out" / "images.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 and all(Path(tmp_path / "out" / "masks").iterdir())
+    assert segment(trained_run, [folder / "=HYPERLINK(1).png"], tmp_path / "one")["images"]
+    monkeypatch.chdir(folder)
+    segment(trained_run, ["=HYPERLINK(1).png"], tmp_path / "two")
+    assert read(tmp_path / "two" / "images.csv")[0]["file"] == "'=HYPERLINK(1).png"
+
+
+def test_a_call_that_is_stopped_leaves_what_was_done(trained_run: Path, photos: Path, tmp_path: Path) -> None:
+    """SIGTERM, as Slurm and containers send it: the tables and rois.json of the images that were done."""
+    slow = (
+        "import time, src.outputs as o; write = o.write_image\n"
+        "def slow(*a, **k): done = write(*a, **k); print('done', flush=True); time.sleep(1); return done\n"
+        "o.write_image = slow\nfrom src.predict import main; main()"
+    )
+    words = [f"run={trained_run}", f"input={photos}", f"output={tmp_path / 'out'}"]
+    with subprocess.Popen([sys.executable, "-c", slow, *words], cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n" and process.stdout.readline() == "done\n"
+        process.terminate()
+        assert process.wait() == 143
+    told = json.loads((tmp_path / "out" / "rois.json").read_text())
+    assert len(told["images"]) == len(read(tmp_path / "out" / "images.csv")) >= 1
+
+
 # ---- which files, and under which names
 
 
@@ -338,15 +414,56 @@ def test_names_of_results(tmp_path: Path) -> None:
     assert find_files([str(tmp_path / "a.png")] * 2, tmp_path / "out") == [(tmp_path / "a.png", "a")]
     with pytest.raises(ValueError, match="would have one name"):
         find_files([str(tmp_path / "a.png"), str(tmp_path / "b" / "a.png")], tmp_path / "out")
+    (tmp_path / "b" / "sub").mkdir()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "x.png").touch()
+    with pytest.raises(ValueError, match="lies outside"):
+        find_files(str(tmp_path / "b" / "*" / ".." / ".." / "inner" / "x.png"), tmp_path / "out")
     with pytest.raises(ValueError, match=r"nothing is there"):
         find_files(str(tmp_path / "absent.png"), tmp_path / "out")
     with pytest.raises(ValueError, match=r"no image among 1 files"):
         find_files(str(tmp_path / "*.txt"), tmp_path / "out")
 
 
+def test_results_of_an_earlier_call_are_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "out/masks/a.png", "out/overlays/a.jpg", "out/crops/a/roi1.png", "masks/m.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for given, output in ((".", "out"), (str(tmp_path), "out"), (".", str(tmp_path / "out"))):
+        assert [name for _, name in find_files(given, Path(output))] == ["a", "masks/m"]
+    assert [name for _, name in find_files(".", Path("."))] == [
+        "a",
+        "out/crops/a/roi1",
+        "out/masks/a",
+        "out/overlays/a",
+    ]
+
+
+def test_dicom_files_need_no_suffix(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 5), np.uint8)
+    for name in ("IM0001", "1.2.840.113619.2.5", "scan.dcm"):
+        dicoms.write(tmp_path / name, pixels)
+    (tmp_path / "1.2.notes").write_text("no image")
+    assert {path.name for path, _ in find_files(str(tmp_path), tmp_path / "out")} == {
+        "IM0001",
+        "1.2.840.113619.2.5",
+        "scan.dcm",
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["run=RUN", "input=IN", "overlap=a"], "overlap=a"),
+        (["run=RUN", "input=IN", "batch_size='8'"], "batch_size=8 is not possible"),
+        (["run=RUN", "input=IN", "tile=64.5"], "tile=64.5"),
+        (["run=RUN", "input=IN", "tile=0"], "tile=0"),
+        (["run=RUN", "input=IN", "margin=x"], "margin=x"),
+        (["run=RUN", "input=IN", "device=banana"], "device=banana"),
+        (["run=RUN", "input=IN", "spacing=true"], "spacing=True"),
+        (["run=RUN", "input=IN", "intensity=[5]"], "intensity=[5]"),
+        (["run=RUN", "input=IN", "output=/proc/none"], "output=/proc/none cannot be made"),
         (["input=x.png"], "which network"),
         (["run=a", "weights=b", "input=x.png"], "which network"),
         (["run=RUN"], "which images"),
@@ -364,7 +481,7 @@ def test_bad_settings_end_with_code_2(
 ) -> None:
     words = [word.replace("RUN", str(trained_run)).replace("IN", str(photos)) for word in arguments]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["predict", *words, f"output={tmp_path / 'out'}"])
+    monkeypatch.setattr(sys, "argv", ["predict", f"output={tmp_path / 'out'}", *words])
     with pytest.raises(SystemExit) as stop:
         main()
     told = capsys.readouterr().err

@@ -11,6 +11,8 @@ import torch
 import yaml
 
 from src.data.datasets import Synthetic
+from src.evaluate import evaluate_run
+from src.models.emisnet import EMISNet
 from src.rundir import BUNDLED, RunDir
 from src.trained import PRETRAINED, open_trained
 from src.weights import check_sha256, checksum_path, sha256, write_safetensors
@@ -87,22 +89,69 @@ def test_the_checksum_is_one_that_sha256sum_reads(bundle: Path) -> None:
     assert said.stdout == f"{BUNDLED}: OK\n" and len(sha256(bundle / BUNDLED)) == 64
 
 
-@pytest.mark.parametrize("where", ["_target_", "nested", "listed", "deeply"])
-def test_a_stranger_s_config_builds_nothing_but_our_networks(bundle: Path, where: str, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    payload = {"_target_": "pathlib.Path.touch", "self": str(mark)}
+PAYLOAD = {"_target_": "pathlib.Path.touch", "self": "mark"}  # Hydra's own list of what is refused does not have it
+HIDDEN = {
+    "whole": lambda part: part | PAYLOAD,
+    "nested": lambda part: part | {"channels": PAYLOAD},
+    "listed": lambda part: part | {"channels": [[{"a": [PAYLOAD]}]]},
+    "resolved": lambda part: part | {"act": "${oc.create:{_target_:pathlib.Path.touch,self:mark}}"},
+    "arguments": lambda part: part | {"_args_": ["mark"]},
+    "imported": lambda part: part | {"_target_": "src.models.cost.inspect.os.makedirs"},
+    "another": lambda part: part | {"_target_": "torch.nn.Linear"},
+}
+
+
+@pytest.mark.parametrize("part", ["model", "data"])
+@pytest.mark.parametrize("how", HIDDEN)
+@pytest.mark.parametrize("disguise", ["bundle", "with a checkpoint"])
+def test_a_stranger_s_config_runs_nothing(
+    bundle: Path, part: str, how: str, disguise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_run: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if disguise != "bundle":
+        shutil.copytree(trained_run / "checkpoints", bundle / "checkpoints")
     config = yaml.safe_load((bundle / "config.yaml").read_text())
-    if where == "_target_":
-        config["model"] = payload
-    else:
-        depth = {"nested": payload, "listed": [payload], "deeply": [[{"a": [payload]}]]}
-        config["model"]["channels"] = depth[where]
+    config[part] = HIDDEN[how](config[part])
     (bundle / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(
-        ValueError, match=r"'pathlib\.Path\.touch'; weights of others may only build the networks in src\.models"
-    ):
-        open_trained(bundle)
-    assert not mark.exists()
+    with pytest.raises(ValueError, match=r"config\.yaml: (model|data) (is|holds) "):
+        evaluate_run(bundle)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_run_may_build_a_network_of_its_own(trained_run: Path, tmp_path: Path) -> None:
+    """Of any module; one that is handed on may not."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    config["model"]["_target_"] = "tests.test_trained.Own"
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert type(open_trained(tmp_path / "run").net).__name__ == "Own"
+    write_safetensors(open_trained(trained_run).net, tmp_path / "run" / BUNDLED)
+    with pytest.raises(ValueError, match=r"'tests\.test_trained\.Own'; .* only build the classes of src\.models"):
+        open_trained(tmp_path / "run")
+
+
+class Own(EMISNet):
+    pass
+
+
+def test_another_checkpoint_has_neither_scores_nor_thresholds(trained_run: Path) -> None:
+    last = open_trained(trained_run / "checkpoints" / "last.ckpt")
+    best = open_trained(trained_run / "checkpoints" / "best.ckpt")
+    assert last.told == {} and last.thresholds == {} and best.told and best.thresholds
+    assert last.sha256 == sha256(trained_run / "checkpoints" / "last.ckpt")
+
+
+def test_small_images_are_seen_whole(bundle: Path) -> None:
+    """Such as those of MedMNIST: smaller than any window."""
+    (bundle / "per_image.csv").write_text("id,height,width\na,28,28\n")
+    trained = open_trained(bundle)
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    whole = trained.segmenter().probabilities([image])[0]
+    tiled = trained.segmenter(mode="tiled")
+    assert tiled.tile == 32 and (tiled.probabilities([image])[0] == whole).all()
+    with pytest.raises(ValueError, match="tile=16"):
+        trained.segmenter(mode="tiled", tile=16)
+    assert trained.segmenter(tile=16).probabilities([image])[0].shape == (28, 28)  # of no account without windows
 
 
 def _text(path: Path) -> None:

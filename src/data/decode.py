@@ -52,7 +52,9 @@ def read_image(
     with _opened(path, max_pixels) as image:
         if limits and image.mode in DEEP_GREY_MODES:
             return np.repeat(_scaled(image, limits, path)[..., None], 3, axis=2)
-        deep_grey_too = ", or set data.intensity=[low,high], the grey values that shall become 0 and 255"
+        deep_grey_too = (
+            ", or set intensity=[low,high] (of a dataset: data.intensity), the grey values that shall become 0 and 255"
+        )
         remedy = f"8 bits per channel{deep_grey_too if image.mode in DEEP_GREY_MODES else ''}"
         _refuse_deep_samples(image, path, IMAGE_MODES, remedy)
         upright = _upright(image, path)
@@ -69,9 +71,7 @@ def checked_intensity(intensity: Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
     if not (low < high and math.isfinite(high - low)):
-        raise ValueError(
-            f"data.intensity={intensity} must be two numbers, low < high, such as [0,4095] for a 12-bit camera"
-        )
+        raise ValueError(f"intensity={intensity} must be two numbers, low < high, such as [0,4095] for a 12-bit camera")
     return low, high
 
 

@@ -1,5 +1,6 @@
 """DICOM images of one frame, as the pictures that their own headers make of the stored values."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ def is_dicom(path: str | Path) -> bool:
 
 def read_dicom(path: str | Path, intensity: Sequence[float] | None, max_pixels: int) -> Picture:
     """Grey values become 0..255 by `intensity` (low, high: in rescaled units, such as HU), else by the file's own
-    window or lookup table; 8-bit grey without one stays as it is. Palettes are applied, MONOCHROME1 is turned.
+    window or lookup table; stored grey of 8 bits without one stays as it is, whatever `intensity` and rescaling say.
+    Palettes are applied, MONOCHROME1 is turned.
 
     ValueError: no image, several frames, more than `max_pixels`, deep grey without a window, an encoding that pydicom
     cannot read here, a damaged file.
@@ -71,7 +73,20 @@ def _read(path: str | Path, intensity: Sequence[float] | None, max_pixels: int) 
         raise _Refused(str(error).removeprefix(f"{path}: ")) from error
     if (frames := int(file.get("NumberOfFrames", 1) or 1)) > 1:
         raise _Refused(f"holds {frames} frames, one image is required; save the one that is meant")
+    _bring_up(file)
     return Picture(_pixels(file, intensity), _spacing(file))
+
+
+def _bring_up(file: Any) -> None:
+    """Enhanced files keep rescaling, window and spacing in functional groups, of all frames and of each: brought to the
+    top, where all others have them."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in list(file.get(groups) or [])[:1]:
+            for name in ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                for values in list(group.get(name) or [])[:1]:
+                    for element in values:
+                        if element.tag not in file:
+                            file.add(element)
 
 
 def _pixels(file: Any, intensity: Sequence[float] | None) -> np.ndarray:
@@ -91,17 +106,21 @@ def _pixels(file: Any, intensity: Sequence[float] | None) -> np.ndarray:
         raise _Refused(
             f"photometric interpretation {kind or 'missing'} of shape {stored.shape} is not read; convert it"
         )
-    grey = _grey(file, apply_modality_lut(stored, file).astype(np.float64), intensity, stored.dtype == np.uint8)
+    grey = _grey(file, stored, apply_modality_lut(stored, file).astype(np.float64), intensity)
     if kind == "MONOCHROME1":
         grey = 255 - grey
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _grey(file: Any, values: np.ndarray, intensity: Sequence[float] | None, eight_bits: bool) -> np.ndarray:
-    """(H, W) uint8 of rescaled values."""
+def _grey(file: Any, stored: np.ndarray, values: np.ndarray, intensity: Sequence[float] | None) -> np.ndarray:
+    """(H, W) uint8 of stored values and the same rescaled."""
+    eight_bits = stored.dtype == np.uint8
     if not np.isfinite(values).all():
         raise _Refused("holds NaN or infinite values; replace them")
-    if intensity is not None:
+    has_window = file.get("WindowWidth") is not None and file.get("WindowCenter") is not None
+    if eight_bits and not has_window and not file.get("VOILUTSequence"):
+        return stored
+    if intensity is not None and not eight_bits:
         low, high = checked_intensity(intensity)
         shown = (values - low) / (high - low)
     elif file.get("VOILUTSequence"):
@@ -109,10 +128,8 @@ def _grey(file: Any, values: np.ndarray, intensity: Sequence[float] | None, eigh
 
         bits = int(file.VOILUTSequence[0].LUTDescriptor[2])
         shown = apply_voi(np.rint(values).astype(np.int64), file).astype(np.float64) / (2**bits - 1)
-    elif file.get("WindowWidth") is not None and file.get("WindowCenter") is not None:
+    elif has_window:
         shown = _windowed(values, _first(file.WindowCenter), _first(file.WindowWidth), file.get("VOILUTFunction"))
-    elif eight_bits:
-        shown = values / 255
     else:
         raise _Refused(
             f"grey from {values.min():g} to {values.max():g} without a window, and how to scale it is not told; set "
@@ -138,10 +155,10 @@ def _first(value: Any) -> float:
 
 
 def _spacing(file: Any) -> tuple[float, float] | None:
-    """Of the patient if known; ImagerPixelSpacing, at the detector, which magnifies, is not taken for it."""
-    for name in ("PixelSpacing", "NominalScannedPixelSpacing"):
-        if value := file.get(name):
-            rows, columns = (float(part) for part in value)
-            if rows > 0 and columns > 0:
-                return rows, columns
-    return None
+    """Of the patient if known. What is told at the detector or on a film, which magnify, is not taken for it: neither
+    ImagerPixelSpacing nor what repeats it without a word of calibration (PS3.3, 10.7.1.3)."""
+    value, detector = file.get("PixelSpacing"), file.get("ImagerPixelSpacing")
+    if not value or (value == detector and not file.get("PixelSpacingCalibrationType")):
+        return None
+    rows, columns = (float(part) for part in value)
+    return (rows, columns) if 0 < rows < math.inf and 0 < columns < math.inf else None

@@ -1,5 +1,6 @@
 """Pictures as users have them: wherever they lie, what `src.data.decode` reads, and DICOM with its spacing."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from src.data.decode import MAX_PIXELS, read_image
 from src.data.dicom import SUFFIXES as DICOM
 from src.data.dicom import Picture, is_dicom, read_dicom
 
+RESULTS = ("masks", "overlays", "crops")  # folders below an output
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", *DICOM)
 
 
@@ -29,19 +31,21 @@ def find_files(given: str | Sequence[str], output: Path) -> list[tuple[Path, str
     """The images that files, folders (with all below them) and glob patterns name, each with the name of its results:
     its path below the folder or the pattern's fixed part, without suffix unless two images differ by it alone.
 
-    Files below `output` are left out, as is what a folder holds of other kinds, which is told.
+    Results below `output` are left out, as is what a folder holds of other kinds, which is told.
 
     Raises ValueError where nothing is found, or the results of two images would have one name.
     """
     found: dict[Path, Path] = {}  # image -> relative name
+    results = [output.resolve() / name for name in RESULTS]
     for one in [given] if isinstance(given, str) else given:
         path = Path(one).expanduser()
         if path.is_file():
             found.setdefault(path, Path(path.name))
             continue
         root, inside = (path, path.rglob("*")) if path.is_dir() else _glob(path)
-        files = sorted(file for file in inside if file.is_file() and not file.is_relative_to(output))
-        images = [file for file in files if file.suffix.lower() in SUFFIXES or (not file.suffix and is_dicom(file))]
+        files = sorted(file for file in inside if file.is_file() or file.is_symlink())
+        files = [file for file in files if not any(file.absolute().resolve().is_relative_to(r) for r in results)]
+        images = [file for file in files if file.suffix.lower() in SUFFIXES or is_dicom(file)]
         if not images:
             what = f"no image among {len(files)} files" if files else "nothing is there"
             raise ValueError(
@@ -50,7 +54,10 @@ def find_files(given: str | Sequence[str], output: Path) -> list[tuple[Path, str
         if others := len(files) - len(images):
             print(f"note: {others} files of {root} are no images by their names; left out.", file=sys.stderr)
         for file in images:
-            found.setdefault(file, file.relative_to(root))
+            name = Path(os.path.relpath(file, root))  # without the .. of a pattern
+            if ".." in name.parts:
+                raise ValueError(f"input={one}: {file} lies outside {root}, so its results would outside the output.")
+            found.setdefault(file, name)
     return list(zip(found, _names(found), strict=True))
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 from torch import nn
 
+from src.data.source import DataSource
 from src.data.splits import read_split
 from src.exporting.card import model_card
 from src.files import write_json, write_text
 from src.rundir import BUNDLED, RunDir
-from src.trained import OURS, Trained, refuse_strangers
+from src.trained import Trained
+from src.trusted import OURS, check_part
 from src.weights import write_safetensors
 
 COPIED = ("split.json", "threshold.json", "per_image.csv")
@@ -27,11 +29,12 @@ def check_bundle(trained: Trained) -> None:
     run = trained.run
     assert run is not None
     try:
-        refuse_strangers(run.config()["model"], run.path / "config.yaml")
+        for part, base in (("model", nn.Module), ("data", DataSource)):
+            check_part(run.config()[part], part, base, run.path / "config.yaml", ours=True)
     except ValueError as error:
         raise ValueError(
-            f"{error} Nobody could open the bundle, so none is made: move the class into {OURS}*, or leave bundle out "
-            "(formats=[onnx])."
+            f"{error} Nobody could open the bundle, so none is made: move the class into {OURS[part]}*, or leave "
+            "bundle out (formats=[onnx])."
         ) from error
     for name in ("metrics.json", "per_image.csv", "split.json"):
         if not (run.path / name).is_file():
@@ -52,7 +55,11 @@ def write_bundle(trained: Trained, folder: Path) -> None:
         if folder.exists():
             aside = draft.with_suffix(".old")
             folder.rename(aside)
-            draft.rename(folder)
+            try:
+                draft.rename(folder)
+            except OSError:
+                aside.rename(folder)
+                raise
             shutil.rmtree(aside)
         else:
             draft.rename(folder)
@@ -96,6 +103,6 @@ def _without_paths(value: Any) -> Any:
         return [_without_paths(child) for child in value]
     if isinstance(value, str):
         key, equals, path = value.rpartition("=") if "=" in value and "\n" not in value else ("", "", value)
-        if path.startswith(("/", "~")) and " " not in path:
+        if path.startswith(("/", "~")):
             return f"{key}{equals}{Path(path).name}"
     return value

@@ -1,10 +1,11 @@
 """What serves the page: one process, one port, nothing from outside, and no file of this machine but the page's own."""
 
+import errno
 import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,6 @@ from src.webapp.session import Looker
 
 SESSIONS = 64  # whose pictures are kept; the one not used for longest is forgotten first
 BESIDE_FILE = 2**20  # bytes of a request that are not the file's
-OWN_NAMES = ["127.0.0.1", "localhost", "[::1]"]  # another name here is a page that had its name point to this machine
 # All that the page asks for. Gradio has much more: its API's pages, a proxy, a fetcher of URLs, recordings, editors.
 ASKED_FOR = re.compile(
     r"/|/theme\.css|/favicon\.ico|/config|/(assets|static|svelte)/[^?]*"
@@ -73,16 +73,19 @@ def opened(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}). Try port={port + 1}.") from error
+        remedy = "Choose another port=..." if error.errno == errno.EADDRINUSE else "Is the host this machine's?"
+        raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}). {remedy}") from error
     with listener:
         yield listener
 
 
 @contextmanager
-def serving(looker: Looker, *, mode: str = "full", max_upload_mb: int = 50, private: bool = True) -> Iterator[Any]:
+def serving(
+    looker: Looker, *, mode: str = "full", max_upload_mb: int = 50, names: Sequence[str] = ("*",)
+) -> Iterator[Any]:
     """A uvicorn server of the page, to be run with a socket; what users sent is deleted at the end.
 
-    `private`: it is asked for by no other name than this machine's own.
+    `names`: of hosts by which it may be asked for; another would be a page that had its name point to this machine.
     """
     with tempfile.TemporaryDirectory(prefix="emisnet-app-") as name, _environment(name):
         folder = Path(name)
@@ -92,8 +95,7 @@ def serving(looker: Looker, *, mode: str = "full", max_upload_mb: int = 50, priv
         page = Page(looker, write_examples(folder / "examples"), folder, mode=mode)
         app = _mounted(page.blocks, max_upload_mb)
         app.add_middleware(Guard, most_bytes=max_upload_mb * 2**20 + BESIDE_FILE)
-        if private:
-            app.add_middleware(TrustedHostMiddleware, allowed_hosts=OWN_NAMES)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(names))
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2, server_header=False
         )

@@ -18,7 +18,7 @@ from src.data.decode import allow_pixels
 from src.data.pictures import read_picture
 from src.figures import shrink
 from src.inference import Prediction, Segmenter
-from src.outputs import crop, overlay
+from src.outputs import crop, overlay, plain_cell
 from src.rois import PostProcess, Roi, find_rois, roi_row
 from src.tiling import number_of_windows
 from src.trained import Trained
@@ -272,11 +272,6 @@ def unit(seen: Seen) -> str | None:
     return "mm" if seen.spacing else None
 
 
-def plain_cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 # ---- parts
 
 
@@ -320,7 +315,7 @@ def _refuse_many_windows(segmenter: Segmenter, shape: tuple[int, ...]) -> None:
 def _without_paths(message: str, path: Path, name: str) -> str:
     """The decoder's message, with the user's name of the file in place of where it lies here, and a page's remedy."""
     message = message.replace(str(path), name)
-    message = message.replace("set data.intensity=", "have this page started with intensity=")
+    message = re.sub(r"set intensity=(\S+) \(.*?\)", r"have this page started with intensity=\1", message)
     return message if str(path.parent) not in message else f"{name} cannot be read as a picture."
 
 
