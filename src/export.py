@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import ConfigError, did_you_mean, entry_point
-from src.config import check_switches, listed, plain, user_errors
+from src.config import check_number, check_switches, listed, plain, user_errors
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import numpy as np
@@ -71,11 +71,13 @@ def export_run(
     from src.trained import open_trained
 
     _check(formats, images=images, calibration=calibration, seconds=seconds, threads=threads)
+    for key, value in (("tolerance", tolerance), ("tolerance_int8", tolerance_int8)):
+        check_number({key: value}, key, 0, whole=False)
     trained = open_trained(source)
     if trained.run is None:
         raise ValueError(f"{source} is an exported file already. Export the run that it was made of.")
     if name is not None:
-        if Path(name).name != name or name in ("", ".", ".."):
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise ValueError(f"name={name!r} must be a plain name, of a folder: no path.")
         trained = replace(trained, name=name)
     assert trained.run is not None
