@@ -17,7 +17,10 @@ from src.rois import COLUMNS, PostProcess, Roi, find_rois, rle, roi_row
 COLOUR = (255, 70, 70)  # of the foreground, RGB
 OPACITY = 0.4
 TABLES = ("images.csv", "rois.csv", "rois.json")
-IMAGE_COLUMNS = ("file", "status", "width", "height", "rois", "foreground", "spacing", "unit", "mask", "reason")
+IMAGE_COLUMNS = (
+    *("file", "status", "width", "height", "rois", "foreground"),
+    *("row_spacing", "column_spacing", "unit", "mask", "reason"),
+)
 MOST_CROPS = 1000  # of an image: noise cut at a low threshold has a hundred thousand objects
 OVERLAY_SIDE = 2048  # px; larger overlays are shrunk to it, for they are to be looked at
 
@@ -93,6 +96,12 @@ def mask_path(output: Path, name: str) -> Path:
     return output / "masks" / f"{name}.png"
 
 
+def others(output: Path, names: Sequence[str]) -> int:
+    """How many masks of other images lie there, of an earlier call."""
+    own = {mask_path(output, name) for name in names}
+    return sum(path not in own for path in (output / "masks").rglob("*.png"))
+
+
 def forget(output: Path, name: str) -> None:
     """Removes what an earlier call left of an image."""
     mask_path(output, name).unlink(missing_ok=True)
@@ -161,7 +170,9 @@ class Tables:
             file.close()
 
     def add(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-        self.writers[0].writerow({column: _cell(record.get(column)) for column in IMAGE_COLUMNS})
+        rows_apart, columns_apart = record.get("spacing") or (None, None)
+        flat = {**record, "row_spacing": rows_apart, "column_spacing": columns_apart}
+        self.writers[0].writerow({column: _cell(flat.get(column)) for column in IMAGE_COLUMNS})
         self.writers[1].writerows({"file": plain_cell(record["file"]), **row} for row in rows)
         for file in self.files:
             file.flush()
@@ -170,8 +181,6 @@ class Tables:
 def _cell(value: Any) -> Any:
     if isinstance(value, list):  # of ROIs
         return len(value)
-    if isinstance(value, tuple):  # the spacing
-        return " ".join(f"{side:g}" for side in value)
     if isinstance(value, str):
         return plain_cell(value)
     return "" if value is None else f"{value:.6f}" if isinstance(value, float) else value

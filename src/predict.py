@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 JSON = "rois.json"
 BATCH_PIXELS = 16_000_000  # of images that go through the network together; a larger image goes alone
 UNITS = ("mm", "um")
+MODES = ("full", "coarse_to_fine", "tiled")  # of src.inference; oracle_crop needs the true mask
 IMAGE_FAULTS = (ValueError, OSError, MemoryError, FloatingPointError, RuntimeError)  # RuntimeError: torch's for memory
 SEGMENTER = ("mode", "tta", "threshold", "tile", "overlap", "precision", "batch_size", "device")  # keys of the config
 
@@ -60,11 +61,14 @@ def predict_files(
     """
     from src.data.decode import allow_pixels
     from src.files import write_text
-    from src.outputs import Extras, Tables, forget, write_image
+    from src.outputs import Extras, Tables, forget, others, write_image
 
     _refuse_to_overwrite(output, [name for _, name in files], overwrite)
-    for _, name in files:
+    names = [name for _, name in files]
+    for name in names:
         forget(output, name)
+    if left := others(output, names):
+        print(f"note: {output} also holds the masks of {left} other images, of an earlier call.", file=sys.stderr)
     allow_pixels(max_pixels)
     output.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -193,6 +197,8 @@ def _run(cfg: DictConfig) -> None:
         output = Path(config["output"])
         if config["mode"] == "oracle_crop":
             raise ConfigError("mode=oracle_crop needs true masks; see python -m src.evaluate. Use coarse_to_fine.")
+        if config["mode"] not in MODES:
+            raise ConfigError(f"mode={config['mode']} is not possible. Use {', '.join(MODES)}.")
         from src.build import pin_threads
         from src.data.decode import checked_intensity
         from src.data.pictures import find_files

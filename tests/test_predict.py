@@ -319,18 +319,20 @@ def test_memory_grows_by_few_bytes_a_pixel(trained_run: Path, tmp_path: Path, mi
 
 
 def test_a_call_over_another_leaves_nothing_of_it(
-    trained_run: Path, photos: Path, tmp_path: Path, middle: float
+    trained_run: Path, photos: Path, tmp_path: Path, middle: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     segment(trained_run, photos, out, threshold=middle)
     first, *others = sorted(photos.iterdir())
     mine = out / "crops" / first.stem / "roi_annotated.png"
     mine.write_text("of someone's own")
+    (out / "masks" / "elsewhere.png").touch()
     first.write_bytes(b"no longer a picture")
     told = segment(trained_run, photos, out, threshold=middle, overwrite=True, extras=Extras(overlays=False))
     assert [image["status"] for image in told["images"]] == ["failed"] + ["done"] * len(others)
     assert not mask_path(out, first.stem).exists() and not list((out / "overlays").iterdir())
     assert [path for path in (out / "crops" / first.stem).iterdir()] == [mine]
+    assert "also holds the masks of 1 other images" in capsys.readouterr().err
 
 
 def test_one_image_that_cannot_be_segmented_or_written(
@@ -455,6 +457,7 @@ def test_dicom_files_need_no_suffix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["run=RUN", "input=IN", "+mod=tiled"], "there is no key or group 'mod'"),
         (["run=RUN", "input=IN", "overlap=a"], "overlap=a"),
         (["run=RUN", "input=IN", "batch_size='8'"], "batch_size=8 is not possible"),
         (["run=RUN", "input=IN", "tile=64.5"], "tile=64.5"),
@@ -469,7 +472,7 @@ def test_dicom_files_need_no_suffix(tmp_path: Path) -> None:
         (["run=RUN"], "which images"),
         (["run=RUN", "input=absent.png"], "input=absent.png: nothing is there"),
         (["run=RUN", "input=IN", "mode=oracle_crop"], "oracle_crop needs true masks"),
-        (["run=RUN", "input=IN", "mode=half"], "mode 'half' is not known"),
+        (["run=RUN", "input=IN", "mode=half"], "mode=half is not possible. Use full, coarse_to_fine, tiled."),
         (["run=RUN", "input=IN", "spacing=-1"], "spacing=-1"),
         (["run=RUN", "input=IN", "unit=inch"], "unit=inch"),
         (["run=RUN", "input=IN", "fill_holes=perhaps"], "fill_holes=perhaps"),

@@ -1,6 +1,7 @@
 """The formats: a trained network as files, each opened again as whoever gets it would, and ready to be compared."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -66,6 +67,7 @@ def write_formats(
         Candidate(FOLDED, _with(trained, folded), tolerance, call=in_pytorch(folded, image), notes=note),
     ]
     for name, path in files.items():
+        print(f"writing {name}: {path}", file=sys.stderr)
         if name == BUNDLE:
             write_bundle(trained, path)
             opened = open_trained(path).segmenter(device="cpu")
