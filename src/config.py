@@ -1,5 +1,6 @@
 """From a composed config to the plain, complete one that a run is trained with; what cannot work is refused here."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +131,8 @@ def check_number(config: Mapping[str, Any], key: str, least: float, *, whole: bo
     kinds = int if whole else (int, float)
     if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
         kind = "whole number" if whole else "number"
-        raise ValueError(f"{key}={value} is not possible; it is a {kind} from {least:g} up.")
+        bound = f" from {least:g} up" if least > -math.inf else ""
+        raise ValueError(f"{key}={value} is not possible; it is a {kind}{bound}.")
 
 
 def _check_several_devices(config: Mapping[str, Any]) -> None:

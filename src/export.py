@@ -5,6 +5,7 @@ python -m src.export run=runs/... formats=[onnx,onnx_int8,pt2]
 python -m src.export run=runs/... data=kvasir_seg data.root=...      # the run's images lie elsewhere here
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +73,7 @@ def export_run(
 
     _check(formats, images=images, calibration=calibration, seconds=seconds, threads=threads)
     for key, value in (("tolerance", tolerance), ("tolerance_int8", tolerance_int8)):
-        check_number({key: value}, key, 0, whole=False)
+        check_number({key: value}, key, -math.inf, whole=False)
     trained = open_trained(source)
     if trained.run is None:
         raise ValueError(f"{source} is an exported file already. Export the run that it was made of.")

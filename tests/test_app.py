@@ -21,7 +21,7 @@ import requests
 import torch
 from playwright.sync_api import Page, expect
 
-from src.app import check_settings, is_private
+from src.app import check_settings, is_private, own_names
 from src.cli import ConfigError
 from src.data.decode import read_image
 from src.data.synthetic import generate
@@ -269,6 +269,7 @@ def test_without_gradio_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_hosts_of_this_machine_are_known() -> None:
     assert is_private("127.0.0.1") and is_private("localhost") and is_private("::1") and is_private("127.8.8.8")
+    assert "127.8.8.8" in own_names("127.8.8.8") and own_names("0.0.0.0") == ["*"]
     assert not is_private("0.0.0.0") and not is_private("192.168.1.2") and not is_private("example.org")
 
 
@@ -304,7 +305,11 @@ def letting_loops_go() -> Iterator[None]:
 def running(looker: Looker, **settings: Any) -> Iterator[Served]:
     from src.webapp.server import opened, serving
 
-    with opened("127.0.0.1", 0) as listener, letting_loops_go(), serving(looker, **settings) as server:
+    with (
+        opened("127.0.0.1", 0) as listener,
+        letting_loops_go(),
+        serving(looker, names=own_names("127.0.0.1"), **settings) as server,
+    ):
         gc.collect()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -230,7 +230,7 @@ def test_weights_in_the_box_are_whole(folder: Path) -> None:
     assert probs.shape == (90, 120) and np.isfinite(probs).all()
     card = (folder / "README.md").read_text()
     dice = trained.told["scores"]["val"]["dice"]
-    assert f"{dice:.3f}" in card and "Not a medical device" in card and trained.told["split_hash"][:8] in card
+    assert f"{dice:.4f}" in card and "Not a medical device" in card and trained.told["split_hash"][:8] in card
     assert "/work" not in (folder / "config.yaml").read_text() and "/tmp" not in (folder / "config.yaml").read_text()
 
 
