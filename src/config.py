@@ -1,5 +1,6 @@
 """From a composed config to the plain, complete one that a run is trained with; what cannot work is refused here."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,18 @@ def check_switches(config: Mapping[str, Any], *keys: str) -> None:
     for key in keys:
         if not isinstance(config[key], bool):
             raise ValueError(f"{key}={config[key]} is neither true nor false.")
+
+
+def check_number(config: Mapping[str, Any], key: str, least: float, *, whole: bool, optional: bool = False) -> None:
+    """ValueError for a value that is no number, no whole one where that is asked for, or less than `least`."""
+    value = config[key]
+    if optional and value is None:
+        return
+    kinds = int if whole else (int, float)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
+        kind = "whole number" if whole else "number"
+        bound = f" from {least:g} up" if least > -math.inf else ""
+        raise ValueError(f"{key}={value} is not possible; it is a {kind}{bound}.")
 
 
 def _check_several_devices(config: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 python -m src.evaluate run=runs/...                                   # as at the end of training, same numbers
 python -m src.evaluate run=runs/... data=folder data.root=my_images   # on other data
 python -m src.evaluate run=runs/... mode=coarse_to_fine               # looking twice, see src.inference
+python -m src.evaluate run=runs/... weights=model.onnx                # what was exported of it, on the same images
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
     from src.thresholds import Kept
 
 BATCH = 8
+LOOKING = ("mode", "tta", "tile", "overlap", "precision")  # keys of the config that evaluate_run takes as they are
+SCORING = ("metrics", "threshold", "tau", "min_object_area", "lens", "weights")
 KEPT = 512 * BATCH  # predicted images of val that wait for the threshold, 1.3 GB at 256 px; others are predicted twice
 
 
@@ -61,30 +64,6 @@ class Evaluation:
         return shown
 
 
-def load_segmenter(path: str | Path, device: str | None = None, mode: str = "full") -> "Segmenter":
-    """The best checkpoint of a run directory with its thresholds. ValueError for a directory that is not a run."""
-    from src.build import build_net, pin_threads
-    from src.inference import Segmenter, best_device, read_weights
-    from src.rundir import RunDir
-    from src.thresholds import stored_threshold
-
-    run = RunDir.open(path)
-    config = run.config()
-    pin_threads(config["threads"])
-    data, size = config["data"], config["data"]["size"]
-    net = read_weights(run.best, build_net(config["model"], quiet=True))
-    return Segmenter(
-        net,
-        size=(size, size),
-        mean=data["mean"],
-        std=data["std"],
-        threshold=stored_threshold(run, mode).get("threshold", 0.5),
-        mode=mode,
-        coarse_threshold=stored_threshold(run).get("threshold", 0.5),
-        device=device or best_device(),
-    )
-
-
 def evaluate_run(
     path: str | Path,
     *,
@@ -98,33 +77,42 @@ def evaluate_run(
     tau: float = 2.0,
     min_object_area: int = 0,
     lens: bool = False,
+    weights: str | Path | None = None,
+    **looking: Any,
 ) -> Evaluation:
-    """Scores the best checkpoint of a run directory; training calls this too, which is why the numbers agree.
+    """Scores the best weights of a run directory; training calls this too, which is why the numbers agree.
 
     `data` is a config of where to look instead. The run's own dataset (a folder: the same root) keeps the run's own
     split, whatever `data` says, so that no training image is scored as another; of anything else, all images are scored
     as one part, `all`. `parts` defaults to val and to every test part that is on disk, `metrics` to the dataset's,
-    `mode` is of `src.inference.MODES`; for `tau` and `min_object_area` see `src.scoring.Rules`.
+    `mode` is of `src.inference.MODES`; `looking` are further arguments of `src.inference.Segmenter`: tta, tile,
+    overlap, precision; for `tau` and `min_object_area` see `src.scoring.Rules`. `weights` are scored in place of the
+    run's own, cut at their own threshold: anything that `src.trained` opens.
 
-    `threshold` defaults to the run's for this mode. It is chosen on the run's val images and stored in the run before
-    anything is scored, if `choose` says so (the end of training), or if it is that of a further mode and not yet known.
+    `threshold` defaults to the run's for this mode and test-time augmentation. It is chosen on the run's val images and
+    stored in the run before anything is scored, if `choose` says so (the end of training), or if it is that of a
+    further way of looking and not yet known.
 
     Raises:
         ValueError: not a run directory, an unknown part, mode or metric, or images of a part that are absent on disk.
         FloatingPointError: the network's output is not finite.
     """
+    from src.build import pin_threads
     from src.rundir import RunDir
     from src.scoring import Rules, calibration, strata, summarize
     from src.subject import subject_of
     from src.thresholds import stored_threshold
+    from src.trained import open_trained, run_directory
 
-    run = RunDir.open(path)
-    segmenter = load_segmenter(path, device, mode)
+    run = RunDir.open(run_directory(path))
+    pin_threads(run.config().get("threads"))
+    trained = open_trained(weights or path)
+    segmenter = trained.segmenter(device=device, mode=mode, threshold=threshold, **looking)
     subject = subject_of(run, data, parts)
     source, kept = subject.source, None
-    if threshold is not None:
-        segmenter.threshold = float(threshold)
-    elif choose or (mode != "full" and not stored_threshold(run, mode)):
+    if threshold is not None or weights:
+        pass  # what the run stores is of its own weights
+    elif choose or (segmenter.way != "full" and not stored_threshold(run, segmenter.way)):
         kept = _choose_threshold(run, segmenter, subject)
     rules = Rules(
         metrics=tuple(metrics or source.metrics),
@@ -134,8 +122,11 @@ def evaluate_run(
         spacing=source.spacing,
         unit=source.unit,
     )
-    chosen = threshold is None and bool(stored_threshold(run, mode))
+    is_stored = segmenter.way in trained.thresholds if weights else bool(stored_threshold(run, segmenter.way))
+    chosen = threshold is None and is_stored
     protocol = _protocol(subject, segmenter, rules, threshold_is_chosen=chosen)
+    if weights:
+        protocol["weights"] = {"name": trained.name, "file": str(weights), "sha256": trained.sha256}
     scored = {}
     for part, ids in subject.parts.items():
         known = kept if kept and part == "val" and not subject.foreign else []
@@ -170,13 +161,12 @@ def _choose_threshold(run: "RunDir", segmenter: "Segmenter", subject: "Subject")
     try:
         ids = source.require("val")
     except ValueError as error:
-        raise ValueError(
-            f"{error}\nThey choose the threshold of mode {segmenter.mode}; or set threshold=..."
-        ) from error
+        raise ValueError(f"{error}\nThey choose the threshold of mode {segmenter.way}; or set threshold=...") from error
     predicted = _predictions(segmenter, source, ids)
     split_hash = subject.own_split.sha256
+    keep = 0 if segmenter.mode == "tiled" else KEPT  # those are of native size
     segmenter.threshold, kept = choose_run_threshold(
-        run, segmenter.mode, predicted, split_hash, total=len(ids), keep=KEPT
+        run, segmenter.way, predicted, split_hash, total=len(ids), keep=keep
     )
     return kept
 
@@ -198,6 +188,8 @@ def _protocol(
         "split": source.split.name,
         "split_hash": source.split.sha256,
     }
+    if segmenter.half:
+        defining["precision"] = segmenter.precision
     if subject.foreign or source.dataset == "folder":  # ids alone do not tell whose masks these are
         defining["root"] = str(source.root.resolve())
     own = subject.own_split
@@ -214,7 +206,7 @@ def _protocol(
     }
     if segmenter.mode == "coarse_to_fine":
         told["coarse_threshold_value"] = segmenter.coarse_threshold
-    return {"id": protocol_id(defining), **defining, **told}
+    return {"id": protocol_id(defining), **told, **defining}
 
 
 def _predictions(
@@ -273,6 +265,7 @@ def keep_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
 
 def _run(cfg: DictConfig) -> None:
     from src.tables import print_scores
+    from src.trained import run_directory
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
@@ -281,13 +274,14 @@ def _run(cfg: DictConfig) -> None:
         data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key
         if isinstance(cfg.metrics, str):
             cfg.metrics = [cfg.metrics]
-        settings = {key: plain(cfg)[key] for key in ("mode", "metrics", "threshold", "tau", "min_object_area", "lens")}
+        settings = {key: plain(cfg)[key] for key in (*LOOKING, *SCORING)}
         evaluation = evaluate_run(cfg.run, data=data, parts=parts, device=cfg.device, **settings)
     protocol, split = evaluation.protocol, evaluation.source.split
-    mode = [] if protocol["mode"] == "full" else [protocol["mode"]]
-    words = [split.dataset, Path(protocol["root"]).name, split.hash, *evaluation.scores, *mode, protocol["id"]]
+    mode = [] if evaluation.segmenter.way == "full" else [evaluation.segmenter.way]
+    others = [f"{Path(cfg.weights).stem}-{protocol['weights']['sha256'][:8]}"] if cfg.weights else []
+    words = [split.dataset, Path(protocol["root"]).name, split.hash, *evaluation.scores, *mode, *others, protocol["id"]]
     name = "-".join(words)
-    folder = Path(cfg.out or Path(cfg.run) / "evaluations" / name)
+    folder = Path(cfg.out or run_directory(cfg.run) / "evaluations" / name)
     keep_evaluation(evaluation, folder, name)
     print_scores(evaluation, f"{cfg.run} on {protocol['dataset']}")
     print(f"rows, scores and pictures: {folder}")

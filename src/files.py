@@ -17,7 +17,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside `path` to write into, synced and renamed at the end: what is at `path` is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process id alone: containers that share a folder may share that too
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    draft = path.with_name(
+        f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    )  # names have 255 bytes at most
     try:
         with draft.open("wb") as file:
             yield file

@@ -175,14 +175,22 @@ class Composer:
         """
         lines = [_first_of(o) for o in overrides]
         try:
-            return self._compose(lines, mode)
+            composed = self._compose(lines, mode)
         except _COMPOSE_ERRORS as error:
             raise ConfigError(self._unknown_keys(overrides, mode) or _text_of(error)) from error
+        if any(o.is_add() or o.is_force_add() for o in overrides) and (problems := self._unknown_keys(overrides, mode)):
+            raise ConfigError(problems)
+        return composed
 
     def _compose(self, lines: list[str], mode: RunMode) -> DictConfig:
         composing = GlobalHydra.instance().hydra  # hydra.compose() would do, had it a mode
         assert composing is not None
         return composing.compose_config(self.config_name, lines, mode, from_shell=False)
+
+    @property
+    def reads_new_keys(self) -> bool:
+        """Of training a network or an optimizer may take more keys than are listed; nobody else reads what is added."""
+        return self.config_name == "train"
 
     def _unknown_keys(self, overrides: Sequence[Override], mode: RunMode) -> str:
         try:
@@ -194,11 +202,13 @@ class Composer:
         problems = []
         for override in overrides:
             key = override.key_or_group
-            if self.is_choice(override) or key in known or key.startswith(added):
+            adds_in_vain = key in added and "." not in key and not self.reads_new_keys
+            if self.is_choice(override) or key in known or (key.startswith(added) and not adds_in_vain):
                 continue
             # Items of lists and, unless one of them is meant, Hydra's own hundreds of keys would crowd out the others.
             meant = [k for k in [*known, *groups] if k.startswith("hydra") == key.startswith("hydra") and not _ITEM(k)]
-            remedy = "" if override.is_delete() else f"To add a new key, write +{override.input_line}."
+            takes_it = self.reads_new_keys or "." in key
+            remedy = f"To add a new key, write +{override.input_line}." if takes_it and not override.is_delete() else ""
             text = f"{self.named(override.input_line)}: there is no key or group '{key}'."
             problems.append(" ".join(filter(None, [text, did_you_mean(key, meant), remedy])))
         return "\n".join(problems)

@@ -52,7 +52,7 @@ def checkpoint_to_resume(run: RunDir, config: dict[str, Any]) -> Path | None:
 
     Raises ValueError when there is nothing and `resume=must`, or nothing whole.
     """
-    from src.inference import read_checkpoint
+    from src.weights import read_checkpoint
 
     damaged = ""
     for path in (run.last, run.best):

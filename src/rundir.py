@@ -14,6 +14,9 @@ A run directory is complete: everything after training takes nothing else.
     masks.npz           their predicted masks, small, for pictures
     strata.csv          scores by lesion area, border contact, number of objects
     figures/            curves.png, overlays.png, worst.png
+
+A bundle (src.export) is a run to be handed on: the same names, with BUNDLED in place of the checkpoints, which only
+training needs, and without what no one else can use.
 """
 
 import hashlib
@@ -33,6 +36,7 @@ import yaml
 
 from src.files import lock, write_json
 
+BUNDLED = "weights.safetensors"
 RESUME = ("auto", "must", "never")
 # What a run is does not depend on these: where it lies, how it is watched, where the data are, how fast it is computed.
 NOT_DEFINING = {
@@ -107,6 +111,17 @@ class RunDir:
         return self.path / "checkpoints" / "best.ckpt"
 
     @property
+    def weights(self) -> Path:
+        """The best weights: the checkpoint, or what a bundle has instead."""
+        bundled = self.path / BUNDLED
+        return bundled if bundled.is_file() and not self.best.is_file() else self.best
+
+    @property
+    def is_bundle(self) -> bool:
+        """Handed on: whoever made it, what it may build is ours."""
+        return (self.path / BUNDLED).is_file()
+
+    @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
 
@@ -118,7 +133,7 @@ class RunDir:
     def open(cls, path: str | Path) -> "RunDir":
         """An existing run; ValueError that says what is missing for it to be one."""
         run = cls(Path(path))
-        for part in (run.path / "config.yaml", run.best):
+        for part in (run.path / "config.yaml", run.weights):
             if not part.is_file():
                 raise ValueError(
                     f"run={path} is not a complete run directory: {part} is missing. Give the directory that training "

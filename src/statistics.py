@@ -99,10 +99,27 @@ def paired_difference(a: Scores, b: Scores, resamples: int = RESAMPLES, seed: in
     _require_same_images(a, b)
     differences = np.round(a.per_image - b.per_image, DECIMALS)
     n, n_equal = len(differences), int((differences == 0).sum())
-    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
-    low, high = np.quantile(_resampled_means(differences[None], resamples, seed)[0], [tail, 1 - tail])
+    low, high = _interval(differences, resamples, seed)
     p = 1.0 if n_equal == n else float(stats.wilcoxon(differences, zero_method="pratt", method="auto").pvalue)
     return PairedDifference(float(differences.mean()), float(low), float(high), p, n, n_equal)
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """Mean of n images and its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> MeanInterval:
+    """Of one score per image (images,), by the bootstrap of `paired_difference`; ValueError for fewer than two."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"got scores of shape {values.shape}, need two finite numbers at least, one per image.")
+    return MeanInterval(float(values.mean()), *_interval(values, resamples, seed), len(values))
 
 
 def seeds_p(a: Scores, b: Scores) -> float:
@@ -178,6 +195,14 @@ def front(costs: Sequence[float], scores: Sequence[float], higher: bool) -> list
         if not kept or sign * scores[i] < sign * scores[kept[-1]]:
             kept.append(i)
     return kept
+
+
+def _interval(values: Array, resamples: int, seed: int) -> tuple[float, float]:
+    """Of the mean, 95 %, as `paired_difference` says."""
+    n = len(values)
+    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
+    low, high = np.quantile(_resampled_means(values[None], resamples, seed)[0], [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _resampled_means(scores: Array, resamples: int, seed: int) -> Array:

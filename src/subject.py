@@ -1,5 +1,6 @@
 """What a run is scored on: its own val and test images, or all images of other data."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from src.data.checks import mixed_masks
 from src.data.source import DataSource
 from src.data.splits import Split, read_split
 from src.rundir import RunDir
+from src.trusted import check_part
 
 EVERYTHING = "all"  # the part that is every image of other data
 
@@ -49,6 +51,10 @@ def subject_of(run: RunDir, data: Mapping[str, Any] | None, parts: Sequence[str]
 
 def own_source(run: RunDir) -> DataSource:
     """The data that the run was trained on, with the split it had; nothing is downloaded to score."""
-    source = instantiate({**run.config()["data"], "download": False})
+    config = run.config()["data"]
+    check_part(config, "data", DataSource, run.path / "config.yaml", ours=run.is_bundle)
+    if run.is_bundle and "root" in config:  # where it was trained is not where it is used
+        config = {**config, "root": str(Path(os.environ.get("EMISNET_DATA", "data")) / Path(config["root"]).name)}
+    source = instantiate({**config, "download": False})
     source.split = read_split(run.path / "split.json")
     return source

@@ -1,4 +1,5 @@
-"""Where a run's masks are cut, in each mode: chosen on its validation images, stored in the run, used by all after."""
+"""Where a run's masks are cut, for each way of looking (`Segmenter.way`): chosen on its validation images, stored in
+the run, used by all after."""
 
 import zlib
 from collections.abc import Iterable
@@ -17,24 +18,24 @@ if TYPE_CHECKING:
 RULE = "chosen on val: best mean Dice of 0.05, 0.1, ..., 0.95"
 
 
-def stored_threshold(run: RunDir, mode: str = "full") -> dict[str, Any]:
-    """How the threshold of a mode was chosen; {} where none was.
+def stored_threshold(run: RunDir, way: str = "full") -> dict[str, Any]:
+    """How the threshold of a way of looking was chosen; {} where none was.
 
-    The file holds that of mode `full`, as it did before there were others, and those of the others under `modes`.
+    The file holds that of `full`, as it did before there were others, and those of the others under `modes`.
     """
     told = run.threshold()
-    if mode != "full":
-        return told.get("modes", {}).get(mode, {})
+    if way != "full":
+        return told.get("modes", {}).get(way, {})
     return told if "threshold" in told else {}
 
 
-def store_threshold(run: RunDir, mode: str, chosen: dict[str, Any]) -> None:
-    """Writes it into the run. A new threshold of `full` drops those of the other modes, whose coarse masks it cuts."""
-    if mode == "full":
+def store_threshold(run: RunDir, way: str, chosen: dict[str, Any]) -> None:
+    """Writes it into the run. A new threshold of `full` drops those of the others, whose coarse masks it cuts."""
+    if way == "full":
         write_json(run.threshold_file, chosen)
         return
     told = run.threshold()
-    write_json(run.threshold_file, told | {"modes": told.get("modes", {}) | {mode: chosen}})
+    write_json(run.threshold_file, told | {"modes": told.get("modes", {}) | {way: chosen}})
 
 
 class Kept(NamedTuple):
@@ -56,7 +57,7 @@ class Kept(NamedTuple):
 
 def choose_run_threshold(
     run: RunDir,
-    mode: str,
+    way: str,
     predicted: "Iterable[tuple[Prediction, np.ndarray]]",
     split_hash: str,
     *,
@@ -72,5 +73,5 @@ def choose_run_threshold(
     maps = ((n, prediction, prediction.probabilities(), labels) for n, (prediction, labels) in enumerate(predicted))
     weighed = list(in_threads(weigh, maps, "choosing the threshold on val", total=total))
     chosen = choose_threshold([curve for curve, _ in weighed])
-    store_threshold(run, mode, {**chosen, "chosen_on": "val", "split_hash": split_hash})
+    store_threshold(run, way, {**chosen, "chosen_on": "val", "split_hash": split_hash})
     return chosen["threshold"], [kept for _, kept in weighed if kept]

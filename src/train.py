@@ -163,8 +163,9 @@ def _score(
     from src.assemble import variant_of
     from src.evaluate import evaluate_run, keep_evaluation
     from src.figures import plot_curves
-    from src.inference import checked_modes, read_checkpoint
+    from src.inference import checked_modes
     from src.tables import print_scores, write_evaluation
+    from src.weights import read_checkpoint
 
     history = read_csv(run.path / "history.csv")
     epoch = read_checkpoint(run.best)["epoch"]

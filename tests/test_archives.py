@@ -1,6 +1,7 @@
 """What `extract` unpacks, and what it refuses without leaving a trace."""
 
 import io
+import re
 import shutil
 import struct
 import zipfile
@@ -266,5 +267,8 @@ def test_readable(size: float, text: str) -> None:
 
 def test_nothing_else_unpacks() -> None:
     words = ("extractall", "unpack_archive", "ZipFile(", "tarfile", "extract_archive")
-    found = {f.name for f in (REPO / "src").rglob("*.py") if any(word in f.read_text() for word in words)}
+    texts = {
+        f.name: re.sub(r'ZipFile\(\w+, "w"', "", f.read_text()) for f in (REPO / "src").rglob("*.py")
+    }  # packing may
+    found = {name for name, text in texts.items() if any(word in text for word in words)}
     assert found == {"archives.py"}

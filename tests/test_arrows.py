@@ -14,11 +14,21 @@ ROOMS = {
     "data/preview.py": {"src.cli", "src.config", "src.data", "src.figures"},  # an entry point that shows this room
     "losses.py": set(),
     "schedules.py": set(),
-    "inference.py": {"src.data.transforms"},
+    "inference.py": {"src.data.transforms", "src.progress", "src.tiling"},
+    "tiling.py": set(),
+    "weights.py": {"src.files"},
+    "onnx_net.py": {"src.weights"},
+    "trusted.py": set(),
+    "trained.py": {
+        *("src.build", "src.files", "src.inference", "src.onnx_net", "src.rundir", "src.thresholds", "src.weights"),
+        "src.trusted",
+    },
+    "rois.py": set(),
+    "outputs.py": {"src.files", "src.rois"},
     "scoring.py": {"src.files", "src.masks", "src.metrics", "src.lens"},
     "masks.py": {"src.files"},
     "lens.py": {"src.metrics", "src.scoring"},
-    "subject.py": {"src.data", "src.rundir"},
+    "subject.py": {"src.data", "src.rundir", "src.trusted"},
     "thresholds.py": {"src.files", "src.inference", "src.progress", "src.rundir", "src.scoring"},
     "runlog.py": set(),
     "task.py": {"src.inference", "src.metrics"},
@@ -28,7 +38,7 @@ ROOMS = {
     "rundir.py": {"src.files"},
     "process.py": set(),
     "ranks.py": {"src.process"},
-    "resume.py": {"src.rundir", "src.data", "src.inference"},
+    "resume.py": {"src.rundir", "src.data", "src.inference", "src.weights"},
     "figures.py": set(),
     "audit_print.py": {"src.audit", "src.data"},
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
@@ -43,20 +53,41 @@ ROOMS = {
     "benchmarking": {
         *("src.benchmarking", "src.build", "src.losses", "src.models", "src.progress", "src.statistics"),
     },
+    "benchmarking/engines.py": {"src.benchmarking.contender", "src.exporting.onnx_file", "src.models"},
     "benchmarking/profiles.py": {"src.benchmarking", "src.files"},
     "benchmarking/request.py": {"src.benchmarking", "src.build", "src.cli", "src.config", "src.files", "src.preflight"},
     "benchmarking/rounds.py": set(),
     "benchmarking/machine.py": {"src.progress"},
     "benchmarking/counts.py": set(),
+    "exporting": {
+        *(
+            "src.benchmarking",
+            "src.data.source",
+            "src.data.splits",
+            "src.exporting",
+            "src.trusted",
+            "src.files",
+            "src.inference",
+            "src.metrics",
+        ),
+        *("src.models", "src.progress", "src.rundir", "src.scoring", "src.statistics", "src.trained", "src.weights"),
+    },
+    "exporting/onnx_file.py": {"src.files"},
+    "exporting/int8.py": {"src.exporting.onnx_file"},
+    "exporting/card.py": {"src.rundir", "src.scoring", "src.statistics"},
     "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
     "timing.py": {"src.build", "src.losses"},
+    "webapp": {
+        *("src.data.decode", "src.data.pictures", "src.data.synthetic", "src.figures", "src.inference"),
+        *("src.outputs", "src.rois", "src.tiling", "src.trained", "src.webapp"),
+    },
     "job.py": {"src.cli", "src.files", "src.process", "src.rundir", "src.train"},
 }
 # besides the entry points
 LIGHTNING = {"task.py", "callbacks.py", "loggers.py", "ranks.py", "data/datamodule.py", "data/samples.py"}
 HYDRA = {"build.py", "cli.py", "config.py", "preflight.py", "train.py", "evaluate.py", "subject.py", "audit.py"}
 HYDRA |= {"data/preview.py", "assemble.py", "follow.py", "plan.py", "job.py", "timing.py", "report.py", "dashboard.py"}
-HYDRA |= {"benchmark.py"}
+HYDRA |= {"benchmark.py", "predict.py", "export.py", "app.py"}
 FILES = sorted((REPO / "src").rglob("*.py"))
 
 

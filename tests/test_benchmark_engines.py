@@ -64,7 +64,7 @@ def test_a_network_that_cannot_be_exported_gives_a_reason_and_is_tried_once(
         tried.append(path)
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr("src.benchmarking.engines.export", refuse)
+    monkeypatch.setattr("src.benchmarking.engines.export_onnx", refuse)
     exports, image = Exports(tmp_path), torch.randn(1, 3, 64, 64)
     for _ in range(2):
         with pytest.raises(EngineError, match=r"^export: RuntimeError: no such operator$"):

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from src.config import composed
-from src.evaluate import evaluate_run, load_segmenter
+from src.evaluate import evaluate_run
 from src.files import read_csv
 from src.rundir import RunDir
 from src.scoring import read_rows, strata, summarize
+from src.trained import open_trained
 
 from .conftest import REPO
 
@@ -43,7 +44,7 @@ def test_masks_come_from_logits_resized_to_native_size(trained_run: Path) -> Non
     evaluation = evaluate_run(trained_run, parts=["val"])
     row = evaluation.rows[0]
     image, mask = evaluation.source.load(row["id"])
-    segmenter = load_segmenter(trained_run)
+    segmenter = open_trained(trained_run).segmenter()
     small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     normal = (small - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     with torch.no_grad():
@@ -77,7 +78,7 @@ def test_two_images_of_other_data_are_enough(trained_run: Path, tmp_path: Path) 
 
 
 def test_damaged_weights_are_not_scored_as_empty_masks(trained_run: Path) -> None:
-    segmenter = load_segmenter(trained_run)
+    segmenter = open_trained(trained_run).segmenter()
     segmenter.net.head.bias.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         segmenter.probabilities([np.zeros((40, 40, 3), np.uint8)])
@@ -133,7 +134,9 @@ def test_the_threshold_is_chosen_on_val_and_used_by_all(trained_run: Path) -> No
     assert chosen["chosen_on"] == "val" and chosen["n"] == len(split.parts["val"])
     assert chosen["split_hash"] == split.sha256
     assert chosen["dice"][f"{chosen['threshold']:g}"] == max(chosen["dice"].values())
-    assert load_segmenter(trained_run).threshold == chosen["threshold"] == evaluation.protocol["threshold_value"]
+    assert (
+        open_trained(trained_run).segmenter().threshold == chosen["threshold"] == evaluation.protocol["threshold_value"]
+    )
     # what the curve says of a threshold is what scoring with it gives, on val and nowhere else
     for threshold in (0.1, chosen["threshold"], 0.9):
         given = evaluate_run(trained_run, parts=["val"], threshold=threshold, metrics=["overlap"])

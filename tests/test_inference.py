@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.inference import Segmenter, channel_stats, normalize, read_weights
+from src.inference import Segmenter, channel_stats, normalize
+from src.weights import read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = (32, 48)  # neither square nor a native size below, so that swapped axes show

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from src.config import composed
 from src.data.datasets import Synthetic
 from src.data.transforms import lesion_box
-from src.evaluate import evaluate_run, load_segmenter
+from src.evaluate import evaluate_run
 from src.inference import LEAKS, MODES, Prediction, Segmenter, checked_modes, crop_box
 from src.rundir import RunDir
 from src.scoring import protocol_id, read_rows, summarize
 from src.tables import write_evaluation
 from src.thresholds import Kept, stored_threshold
 from src.train import train
+from src.trained import open_trained
+from src.weights import write_safetensors
 
 from .conftest import REPO
 from .test_evaluate import write_folder
@@ -153,7 +155,7 @@ def test_later_layers_cover_earlier_ones() -> None:
 
 def test_each_mode_is_a_protocol_of_its_own_and_leaks_are_told() -> None:
     told = {mode: seeing_brightness(mode).protocol() for mode in MODES}
-    assert len({protocol_id(each) for each in told.values()}) == 3
+    assert len({protocol_id(each) for each in told.values()}) == len(MODES) == 4
     assert all(each["mode"] == mode for mode, each in told.items())
     assert [mode for mode, each in told.items() if "leaks" in each] == ["oracle_crop"] == list(LEAKS)
     assert "margin 0.3" in told["coarse_to_fine"]["crop"]
@@ -162,7 +164,9 @@ def test_each_mode_is_a_protocol_of_its_own_and_leaks_are_told() -> None:
 def test_what_a_mode_needs() -> None:
     with pytest.raises(ValueError, match=r"none are given\. Use coarse_to_fine"):
         seeing_brightness("oracle_crop").probabilities(images([(40, 40)]))
-    with pytest.raises(ValueError, match=r"mode 'fine' is not known\. Possible: full, coarse_to_fine, oracle_crop"):
+    with pytest.raises(
+        ValueError, match=r"mode 'fine' is not known\. Possible: full, coarse_to_fine, tiled, oracle_crop"
+    ):
         seeing_brightness("fine")
     assert checked_modes("oracle_crop") == ["full", "oracle_crop"]
     assert checked_modes(["oracle_crop", "full", "oracle_crop"]) == ["full", "oracle_crop"] and checked_modes([]) == [
@@ -200,10 +204,11 @@ def test_val_is_predicted_once_where_it_chooses_the_threshold(
     run = copy_of(trained_run, tmp_path)
     run.threshold_file.unlink()
     chosen = evaluate_run(run.path, mode=mode, choose=True)
-    assert sum(predicted) == 5 + 6  # val and test
+    twice = 5 if mode == "tiled" else 0  # its predictions are of native size, and not kept
+    assert sum(predicted) == 5 + twice + 6  # val and test
     again = evaluate_run(run.path, mode=mode)  # from the stored threshold, predicted anew
     assert again.rows == chosen.rows and again.numbers() == chosen.numbers()
-    assert stored_threshold(run, mode)["threshold"] == chosen.protocol["threshold_value"]
+    assert stored_threshold(run, chosen.segmenter.way)["threshold"] == chosen.protocol["threshold_value"]
 
 
 def test_each_mode_is_cut_where_val_says_in_that_mode(trained_run: Path, tmp_path: Path, predicted: list[int]) -> None:
@@ -216,7 +221,7 @@ def test_each_mode_is_cut_where_val_says_in_that_mode(trained_run: Path, tmp_pat
     told = stored_threshold(run, mode)
     assert told["chosen_on"] == "val" and told["n"] == 5
     assert run.threshold() == before | {"modes": {mode: told}} and stored_threshold(run)["dice"] == before["dice"]
-    segmenter = load_segmenter(run.path, mode=mode)
+    segmenter = open_trained(run.path).segmenter(mode=mode)
     assert (segmenter.threshold, segmenter.coarse_threshold) == (told["threshold"], before["threshold"])
     evaluate_run(run.path, mode=mode, parts=["test"])
     assert sum(predicted) == 5 + 6 + 6  # now it is
@@ -231,12 +236,48 @@ def test_each_mode_is_cut_where_val_says_in_that_mode(trained_run: Path, tmp_pat
 def test_scores_of_two_modes_never_share_a_protocol(trained_run: Path, tmp_path: Path) -> None:
     run = copy_of(trained_run, tmp_path)
     found = {mode: evaluate_run(run.path, mode=mode, parts=["val"]) for mode in MODES}
-    assert len({each.protocol["id"] for each in found.values()}) == 3
+    assert len({each.protocol["id"] for each in found.values()}) == len(MODES)
     for mode, each in found.items():
         assert {(row["mode"], row["protocol"]) for row in each.rows} == {(mode, each.protocol["id"])}
         assert ("leaks" in each.numbers()["protocol"]) == (mode == "oracle_crop")
     with pytest.raises(ValueError, match="mode 'oracle' is not known"):
         evaluate_run(run.path, mode="oracle")
+
+
+def test_test_time_augmentation_is_cut_where_val_says_and_is_another_protocol(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    run = copy_of(trained_run, tmp_path)
+    plain, turned = (evaluate_run(run.path, parts=["val"], tta=tta) for tta in ("none", "d4"))
+    assert plain.protocol["id"] != turned.protocol["id"] and turned.protocol["tta"].startswith("d4")
+    assert run.threshold()["modes"]["full+d4"]["threshold"] == turned.protocol["threshold_value"]
+    half = evaluate_run(run.path, parts=["val"], precision="bf16-mixed")
+    assert half.protocol["precision"] == "bf16-mixed" and half.protocol["id"] != plain.protocol["id"]
+    assert plain.protocol["precision"] == "float32"
+
+
+def test_other_weights_are_scored_on_the_run_s_images(trained_run: Path, tmp_path: Path) -> None:
+    run = copy_of(trained_run, tmp_path)
+    own = evaluate_run(run.path, parts=["val"], threshold=0.5)
+    net = open_trained(trained_run).net
+    for parameter in net.parameters():
+        parameter.data.neg_()
+    shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("checkpoints"))
+    write_safetensors(net, tmp_path / "other" / "weights.safetensors")
+    same = evaluate_run(run.path, parts=["val"], threshold=0.5, weights=run.path / "checkpoints" / "best.ckpt")
+    other = evaluate_run(run.path, parts=["val"], threshold=0.5, weights=tmp_path / "other" / "weights.safetensors")
+    assert same.rows == own.rows and other.rows != own.rows
+    assert [row["id"] for row in other.rows] == [row["id"] for row in own.rows]
+    assert other.protocol["weights"]["sha256"] != same.protocol["weights"]["sha256"] and "weights" not in own.protocol
+    # cut where they say themselves, and nothing of theirs is stored in the run
+    told = json.loads((tmp_path / "other" / "threshold.json").read_text())
+    (tmp_path / "other" / "threshold.json").write_text(json.dumps(told | {"threshold": 0.2}))
+    before = run.threshold()
+    for mode in ("full", "coarse_to_fine"):
+        given = evaluate_run(run.path, parts=["val"], mode=mode, weights=tmp_path / "other")
+        assert given.protocol["threshold_value"] == given.segmenter.threshold == 0.2
+        assert (given.protocol["threshold"] == 0.2) == (mode != "full")  # for the other mode none was chosen
+    assert run.threshold() == before
 
 
 def test_a_mode_on_other_data_has_the_threshold_of_the_runs_own_val(

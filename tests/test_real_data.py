@@ -1,13 +1,17 @@
-"""A short run on the real images of each dataset; skipped where they are not at hand."""
+"""A short run on the real images of each dataset, and the weights in the box; skipped where they are not at hand."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from src.config import composed
+from src.evaluate import evaluate_run
 from src.files import read_csv
 from src.rundir import RunDir
 from src.train import train
+from src.trained import PRETRAINED
 
 DATA = os.environ.get("EMISNET_DATA", "")
 SHORT = (
@@ -39,3 +43,18 @@ def test_a_short_run_on_real_images(tiny_on, dataset: str, val: int, parts: list
     assert bool(metrics["protocol"]["caveat"]) == (dataset == "isic2018")
     losses = [float(row["train/loss"]) for row in read_csv(run.path / "history.csv")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", sorted(folder.name for folder in PRETRAINED.glob("*/")))
+def test_weights_in_the_box_score_what_their_card_says(name: str, tmp_path: Path) -> None:
+    """On their val images, of which the card's table is; another processor rounds otherwise."""
+    shutil.copytree(PRETRAINED / name, tmp_path / name)
+    told = RunDir(tmp_path / name).metrics()
+    dataset = told["protocol"]["dataset"]
+    if not (Path(DATA) / dataset).is_dir() or not DATA:
+        pytest.skip(f"EMISNET_DATA={DATA!r} has no {dataset}; set it to the folder that holds the datasets")
+    data = composed(f"data={dataset}", f"data.size={told['protocol']['size'][0]}", "model=unet")["data"]
+    again = evaluate_run(tmp_path / name, data=data, parts=["val"], metrics=["overlap"])
+    assert again.scores["val"]["dice"] == pytest.approx(told["scores"]["val"]["dice"], abs=2e-3)
+    assert again.scores["val"]["n"] == told["scores"]["val"]["n"]
+    assert again.protocol["split_hash"] == told["protocol"]["split_hash"]

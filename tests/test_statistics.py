@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.statistics import Scores, holm, over_seeds, paired_difference, rank_stability, seeds_p
+from src.statistics import Scores, holm, mean_interval, over_seeds, paired_difference, rank_stability, seeds_p
 
 
 def ids(n: int) -> list[str]:
@@ -33,6 +33,20 @@ def skewed_pair(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarra
     """A gain that is never negative and exponential (skewness 2), 0.04 in the mean."""
     base = rng.uniform(0.3, 0.6, n)
     return base + rng.exponential(0.04, n), base
+
+
+def test_the_interval_of_a_mean_is_scipys_but_for_the_correction_of_small_samples() -> None:
+    values = np.random.default_rng(0).beta(8, 2, 400)
+    found = mean_interval(values)
+    scipys = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found.n == 400 and found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(scipys), abs=2e-3)
+    few = mean_interval(values[:10])  # wider than the percentiles, as wide as Student's t
+    t = stats.t.interval(0.95, 9, loc=values[:10].mean(), scale=stats.sem(values[:10]))
+    assert few.high - few.low == pytest.approx(t[1] - t[0], rel=0.1)
+    for wrong in ([0.5], [0.5, np.nan], [[0.5, 0.6]]):
+        with pytest.raises(ValueError, match="one per image"):
+            mean_interval(wrong)
 
 
 def test_over_seeds_by_hand() -> None:

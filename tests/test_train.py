@@ -12,11 +12,11 @@ import yaml
 
 from src.cli import ConfigError
 from src.data.splits import Split
-from src.evaluate import load_segmenter
 from src.files import read_csv
-from src.inference import read_checkpoint
 from src.rundir import RunDir
 from src.train import train
+from src.trained import open_trained
+from src.weights import read_checkpoint
 
 from .conftest import REPO, TINY
 from .wandb_files import read, run_files, summary
@@ -185,7 +185,7 @@ def test_with_ema_the_averaged_weights_are_scored(tiny) -> None:
     checkpoint = read_checkpoint(Path(config["run_dir"]) / "checkpoints" / "last.ckpt")
     averaged, raw = checkpoint["state_dict"], checkpoint["current_model_state"]
     assert not same(averaged, raw)
-    net = load_segmenter(config["run_dir"]).net.state_dict()
+    net = open_trained(config["run_dir"]).segmenter().net.state_dict()
     best = read_checkpoint(Path(config["run_dir"]) / "checkpoints" / "best.ckpt")["state_dict"]
     assert all(torch.equal(net[key.removeprefix("net.")], best[key]) for key in best if key.startswith("net."))
 

@@ -23,12 +23,12 @@ from torch import nn
 from experiments.performance.int8 import in_onnxruntime, in_openvino, shares
 from src.benchmarking.contender import random_images, settled
 from src.benchmarking.counts import count_traffic
-from src.benchmarking.engines import export
 from src.benchmarking.machine import conditions, measure_floor
 from src.benchmarking.request import model_config
 from src.benchmarking.rounds import in_turns, latency_of, ratio
 from src.benchmarking.tables import table, told
 from src.build import build_net
+from src.exporting.onnx_file import export_onnx
 from src.models.blocked import blocked
 from src.models.cost import measure_cost
 from src.models.emisnet import EMISNet
@@ -77,7 +77,7 @@ def main() -> None:
             calls, counts, nets = {}, {}, forms(line)
             for form, net in nets.items():
                 file = Path(folder) / f"{len(rows)}-{form}.onnx"
-                export(net, image, file)
+                export_onnx(net, image, file)
                 counts[form] = optimised(file)
                 calls[form, "onnxruntime"] = in_onnxruntime(file, image)
                 calls[form, "openvino"] = in_openvino(file, image)

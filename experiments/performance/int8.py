@@ -24,13 +24,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from src.benchmarking.contender import random_images, settled
-from src.benchmarking.engines import export
 from src.benchmarking.machine import conditions
 from src.benchmarking.profiles import onnxruntime_operators
 from src.benchmarking.request import model_config
 from src.benchmarking.rounds import in_turns, latency_of
 from src.benchmarking.tables import table, told
 from src.build import build_net
+from src.exporting.onnx_file import export_onnx
 from src.models.blocked import blocked
 from src.models.fuse import fuse
 from src.rundir import provenance
@@ -59,7 +59,7 @@ def quantised(
 ) -> Path:
     """The file of `net` in int8: all that can be, `operators` alone, or convolutions that sum over `least` channels."""
     whole, ready, file = (folder / name for name in ("whole.onnx", "ready.onnx", "int8.onnx"))
-    export(net, image, whole)
+    export_onnx(net, image, whole)
     quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
     graph = onnx.load(ready).graph
     name = graph.input[0].name
@@ -102,7 +102,7 @@ def networks(names: list[str], folder: Path) -> str:
     for name in names:
         net = fuse(settled(build_net(model_config(name, SIZE), quiet=True), (2, 3, SIZE, SIZE)))
         kept = blocked(net)
-        export(kept, image, folder / "float.onnx")
+        export_onnx(kept, image, folder / "float.onnx")
         calls[name, "float32"] = in_onnxruntime(folder / "float.onnx", image)
         file = quantised(kept, image, folder)
         calls[name, "int8"] = in_onnxruntime(file, image)
@@ -111,7 +111,7 @@ def networks(names: list[str], folder: Path) -> str:
         calls[name, f"int8, those over {LEAST}+ channels"] = in_onnxruntime(
             quantised(kept, image, folder, least=LEAST), image
         )
-        export(net, image, folder / "float.onnx")
+        export_onnx(net, image, folder / "float.onnx")
         calls[name, "OpenVINO float32"] = in_openvino(folder / "float.onnx", image)
         calls[name, "OpenVINO int8"] = in_openvino(quantised(net, image, folder, ["Conv"]), image)
     taken = dict(zip(calls, in_turns(list(calls.values()), SECONDS), strict=True))
@@ -129,7 +129,7 @@ def convolutions(folder: Path) -> str:
         conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=groups)
         net = nn.Sequential(*[conv] * 4).eval()  # in a row, so that converting to and from int8 weighs less
         image = torch.randn(1, channels, side, side)
-        export(net, image, folder / "conv.onnx")
+        export_onnx(net, image, folder / "conv.onnx")
         name = f"{kind}, {channels} channels, {side} px"
         calls[name, "float32"] = in_onnxruntime(folder / "conv.onnx", image)
         calls[name, "int8"] = in_onnxruntime(quantised(net, image, folder), image)

@@ -4,8 +4,6 @@ Everything computes in float32. Exported files hold the folded network, for ONNX
 (`src.models.blocked`), but for `onnxruntime_unfused`.
 """
 
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.benchmarking.contender import Contender
+from src.exporting.onnx_file import export_onnx
 from src.models.blocked import blocked
 
 ENGINES = {
@@ -45,7 +44,7 @@ class Exports:
         if key not in self.made:
             path = self.folder / f"{len(self.made)}.onnx"
             try:
-                export(_form(contender, engine), image, path)
+                export_onnx(_form(contender, engine), image, path)
                 self.made[key] = path
             except Exception as error:  # the exporter's are of every kind, and a benchmark goes on without this cell
                 self.made[key] = EngineError(f"export: {_short(error)}")
@@ -53,22 +52,6 @@ class Exports:
         if isinstance(made, EngineError):
             raise made
         return made
-
-
-def export(net: nn.Module, image: Tensor, path: Path) -> None:
-    """Writes `net` for images of exactly this shape, weights inside the file."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)  # a line for every constant that it folds or does not
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)  # torch's exporter about torch's own calls
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            torch.onnx.export(net, (image,), path, dynamo=True, external_data=False, verbose=False)
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def ready(
@@ -103,7 +86,7 @@ def checked(result: Any, expected: Tensor) -> float:
 
 def _make(engine: str, contender: Contender, image: Tensor, threads: int, exports: Exports) -> Call:
     if engine.startswith("onnxruntime"):
-        return _onnxruntime(lambda: exports.file(contender, image, engine), image, threads)
+        return onnxruntime_call(lambda: exports.file(contender, image, engine), image, threads)
     if engine == "openvino":
         return _openvino(lambda: exports.file(contender, image, engine), image, threads)
     net = _form(contender, engine)
@@ -141,7 +124,8 @@ def _cuda_graph(net: nn.Module, image: Tensor) -> Call:
     return call
 
 
-def _onnxruntime(file: Callable[[], Path], image: Tensor, threads: int) -> Call:
+def onnxruntime_call(file: Callable[[], Path], image: Tensor, threads: int) -> Call:
+    """A run of the file that `file` makes on `image`. EngineError without ONNX Runtime, before it is made."""
     try:
         import onnxruntime
     except ImportError:

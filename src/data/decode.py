@@ -31,20 +31,30 @@ ORIENTATION, PHOTOMETRIC = 0x112, 0x106  # EXIF and TIFF tags
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-def read_image(path: str | Path, intensity: Sequence[float] | None = None) -> npt.NDArray[np.uint8]:
+def allow_pixels(number: int) -> None:
+    """From now on images of up to `number` pixels are decoded where they are asked for: Pillow has a limit of its own,
+    for the whole process."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, number)
+
+
+def read_image(
+    path: str | Path, intensity: Sequence[float] | None = None, *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
     """Pixels as (H, W, 3) uint8 RGB, turned upright by EXIF.
 
     `intensity` (low, high) maps 16-bit, 32-bit and float grey linearly from that range to 0..255, what lies outside
     clipped; files of 8 bits are not changed by it.
 
-    ValueError: unreadable or truncated file, more than 64 Mpx, several pages, transparency that hides something, deep
-    grey without `intensity` (how to scale it is the user's decision) or with NaN, 16-bit colour.
+    ValueError: unreadable or truncated file, more than `max_pixels`, several pages, transparency that hides something,
+    deep grey without `intensity` (how to scale it is the user's decision) or with NaN, 16-bit colour.
     """
     limits = None if intensity is None else checked_intensity(intensity)
-    with _opened(path) as image:
+    with _opened(path, max_pixels) as image:
         if limits and image.mode in DEEP_GREY_MODES:
             return np.repeat(_scaled(image, limits, path)[..., None], 3, axis=2)
-        deep_grey_too = ", or set data.intensity=[low,high], the grey values that shall become 0 and 255"
+        deep_grey_too = (
+            ", or set intensity=[low,high] (of a dataset: data.intensity), the grey values that shall become 0 and 255"
+        )
         remedy = f"8 bits per channel{deep_grey_too if image.mode in DEEP_GREY_MODES else ''}"
         _refuse_deep_samples(image, path, IMAGE_MODES, remedy)
         upright = _upright(image, path)
@@ -61,9 +71,7 @@ def checked_intensity(intensity: Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
     if not (low < high and math.isfinite(high - low)):
-        raise ValueError(
-            f"data.intensity={intensity} must be two numbers, low < high, such as [0,4095] for a 12-bit camera"
-        )
+        raise ValueError(f"intensity={intensity} must be two numbers, low < high, such as [0,4095] for a 12-bit camera")
     return low, high
 
 
@@ -125,19 +133,15 @@ def file_type(path: str | Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The file with its header read and checked, no pixel decoded."""
     with ExitStack() as files:
-        with _decoding(path):
+        with _decoding(path, max_pixels):
             # an open file, not a name: named, Pillow 13 maps an uncompressed TIFF into memory with height and width
             # swapped where EXIF turns it, and its pixels come out scrambled
             image = files.enter_context(Image.open(files.enter_context(open(path, "rb")), formats=FORMATS))
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"{path}: {width} x {height} is {width * height:,} pixels, the limit is {MAX_PIXELS:,}; tile or "
-                "downscale it first"
-            )
+        check_pixels(width, height, max_pixels, path)
         with _decoding(path):
             pages = getattr(image, "n_frames", 1)
         if pages > 1 and image.format != "MPO":
@@ -147,8 +151,17 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         yield image
 
 
+def check_pixels(width: int, height: int, max_pixels: int, path: str | Path) -> None:
+    """ValueError for an image that declares more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{path}: {width} x {height} is {width * height:,} pixels, the limit is {max_pixels:,}; tile or downscale "
+            "it first"
+        )
+
+
 @contextmanager
-def _decoding(path: str | Path) -> Iterator[None]:
+def _decoding(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     """Every reason Pillow may give for not decoding a file becomes one ValueError that names the file."""
     try:
         yield
@@ -157,7 +170,7 @@ def _decoding(path: str | Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not a readable {', '.join(FORMATS)} image; convert, restore or remove it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: {error}; the limit is {MAX_PIXELS:,} pixels: tile or downscale it first") from error
+        raise ValueError(f"{path}: {error}; the limit is {max_pixels:,} pixels: tile or downscale it first") from error
     except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error, zlib.error) as error:
         # from SyntaxError on: what Pillow's parsers raise on damaged chunks and tags
         raise ValueError(

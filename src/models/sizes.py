@@ -1,10 +1,13 @@
 """Images of any size through networks that halve them: padded inside, cropped back."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
+
+Side = int | SymInt  # of a map; symbolic while torch.export traces a network for any size
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tensor, "b c h2 w2"]:
@@ -24,10 +27,11 @@ def check_channels(image: Float[Tensor, "b c h w"], in_channels: int) -> None:
 
 
 def upsample(
-    x: Float[Tensor, "b c h w"], size: Sequence[int], *, align_corners: bool = False
+    x: Float[Tensor, "b c h w"], size: Sequence[Side], *, align_corners: bool = False
 ) -> Float[Tensor, "b c h2 w2"]:
     """Bilinear resize to `size` (H, W)."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+    shape: Any = tuple(size)  # torch's hints know no symbolic sides
+    return F.interpolate(x, size=shape, mode="bilinear", align_corners=align_corners)
 
 
 def twice(x: Float[Tensor, "b c h w"], *, align_corners: bool = False) -> Float[Tensor, "b c h2 w2"]:

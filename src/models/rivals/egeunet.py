@@ -22,7 +22,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from src.models.rivals.sixlevels import SixLevels, depthwise, init_by_fan_out
-from src.models.sizes import upsample
+from src.models.sizes import Side, upsample
 
 SIDE = 8  # of the learned maps
 DILATIONS = (1, 2, 5, 7)  # of the bridge's groups
@@ -65,8 +65,8 @@ class HadamardAttention(nn.Module):
         return self.project(self.norm_out(torch.cat(parts, dim=1)))
 
 
-def _stretch(line: Float[Tensor, "1 c l"], size: int) -> Float[Tensor, "1 c size"]:
-    return F.interpolate(line, size=size, mode="linear", align_corners=True)
+def _stretch(line: Float[Tensor, "1 c l"], size: Side) -> Float[Tensor, "1 c size"]:
+    return F.interpolate(line, size=size, mode="linear", align_corners=True)  # type: ignore[arg-type]
 
 
 class GroupAggregation(nn.Module):

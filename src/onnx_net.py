@@ -1,0 +1,55 @@
+"""An ONNX file as a network: what `src.export` wrote, computed by ONNX Runtime on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from src.weights import check_sha256
+
+
+class OnnxNet(nn.Module):
+    """Image (B, C, H, W), normalised, to logits (B, 1, H, W), with as many threads as torch has.
+
+    A file whose batch is fixed gets images one batch after another. `metadata` are its texts by key.
+
+    Raises:
+        ValueError: no ONNX Runtime, a file that it cannot read or that is not what its checksum says, and in `forward`
+            a size other than the one that the file was made for.
+    """
+
+    def __init__(self, path: str | Path):
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ValueError("onnxruntime is not installed: it comes with the extra `engines`.") from None
+        check_sha256(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        try:
+            content = Path(path).read_bytes()
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
+        except Exception as error:  # its own kinds, which it does not export
+            raise ValueError(f"{path} is not an ONNX file that ONNX Runtime can run ({error}).") from error
+        self.path, self.metadata = str(path), dict(self.session.get_modelmeta().custom_metadata_map)
+        self.input = self.session.get_inputs()[0]
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
+        batch, _, *sides = self.input.shape
+        height, width = image.shape[-2:]
+        if any(isinstance(side, int) and side != given for side, given in zip(sides, (height, width), strict=True)):
+            raise ValueError(
+                f"{self.path} was made for images of {sides[0]}x{sides[1]}, and these are {height}x{width}."
+            )
+        pixels = image.cpu().numpy()
+        step = batch if isinstance(batch, int) else len(pixels)
+        parts = [self._run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        return torch.from_numpy(np.concatenate(parts)).to(image.device)
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.input.name: pixels})[0]

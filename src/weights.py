@@ -1,0 +1,105 @@
+"""Files of weights: training checkpoints, safetensors, and the SHA-256 that lies beside a file that is handed on."""
+
+import hashlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from src.files import replacing, write_text
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A training checkpoint, tensors and plain values only. ValueError names a file that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # torch.load would unpickle it, and a text file end in an IndexError
+                raise pickle.UnpicklingError("cut short, or not written by torch.save")
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error}).") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} is not a readable checkpoint (it holds a {type(checkpoint).__name__}, not a dict).")
+    return checkpoint
+
+
+def read_weights(path: str | Path, net: nn.Module) -> nn.Module:
+    """Puts the network's weights of a training checkpoint into `net`; with EMA those are the averaged ones.
+
+    Raises ValueError for a file that cannot be read, or that belongs to another network.
+    """
+    state = read_checkpoint(path).get("state_dict", {})
+    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    return _filled(net, weights, path)
+
+
+def read_safetensors(path: str | Path, net: nn.Module) -> nn.Module:
+    """Puts weights that `write_safetensors` wrote into `net`.
+
+    Raises ValueError for a file that cannot be read, that is not what its checksum says, or of another network.
+    """
+    check_sha256(path)
+    try:
+        state = load(Path(path).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}).") from error
+    return _filled(net, state, path)
+
+
+def write_safetensors(net: nn.Module, path: Path) -> None:
+    """All parameters and buffers of `net`, with the checksum beside them."""
+    with replacing(path) as file:
+        file.write(save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}))
+    write_sha256(path)
+
+
+def _filled(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> nn.Module:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds the weights of another network: {str(error).splitlines()[1].strip()}"
+        ) from error
+    return net
+
+
+# ---- checksums
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_path(path: str | Path) -> Path:
+    """Where the checksum of a file lies: `<file>.sha256`, as `sha256sum -c` reads it."""
+    return Path(f"{path}.sha256")
+
+
+def write_sha256(path: Path) -> None:
+    write_text(checksum_path(path), f"{sha256(path)}  {path.name}\n")
+
+
+def check_sha256(path: str | Path) -> bool:
+    """Whether there is a checksum beside the file, which then is right. ValueError if it is not that of the file."""
+    beside = checksum_path(path)
+    if not beside.is_file():
+        return False
+    words = beside.read_text(encoding="utf-8", errors="replace").split()
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
+    if not words or words[0] != found:
+        raise ValueError(
+            f"{path} is not the file that {beside.name} was written for: SHA-256 {found[:12]}..., expected "
+            f"{words[0][:12] if words else 'one'}.... It is damaged or was replaced: fetch or export it again, or "
+            f"remove {beside.name} if you trust it."
+        )
+    return True
