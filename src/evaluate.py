@@ -110,9 +110,8 @@ def evaluate_run(
     segmenter = trained.segmenter(device=device, mode=mode, threshold=threshold, **looking)
     subject = subject_of(run, data, parts)
     source, kept = subject.source, None
-    if threshold is not None or weights:
-        pass  # what the run stores is of its own weights
-    elif choose or (segmenter.way != "full" and not stored_threshold(run, segmenter.way)):
+    is_needed = choose or (segmenter.way != "full" and not stored_threshold(run, segmenter.way))
+    if is_needed and threshold is None and not weights:  # what the run stores is of its own weights
         kept = _choose_threshold(run, segmenter, subject)
     rules = Rules(
         metrics=tuple(metrics or source.metrics),

@@ -27,7 +27,7 @@ OVERLAY_SIDE = 2048  # px; larger overlays are shrunk to it, for they are to be 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
     """(H, W, 3) uint8: `image` tinted where `mask` (H, W) is not 0, its border drawn; large images shrunk."""
-    size = _at_most(image.shape, OVERLAY_SIDE)
+    size = at_most(image.shape, OVERLAY_SIDE)
     if size != image.shape[1::-1]:
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         mask = cv2.resize((mask > 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
@@ -56,15 +56,24 @@ def write_jpeg(pixels: np.ndarray, path: Path) -> None:
 
 
 def _write(pixels: np.ndarray, path: Path, kind: str, how: Sequence[int]) -> None:
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    done, encoded = cv2.imencode(kind, bgr, how)
-    if not done:
-        raise OSError(f"{path}: OpenCV cannot write {pixels.shape[1]} x {pixels.shape[0]} pixels as {kind}")
+    try:
+        content = encoded(pixels, kind, how)
+    except OSError as error:
+        raise OSError(f"{path}: {error}") from error
     with replacing(path) as file:
-        file.write(encoded.tobytes())
+        file.write(content)
 
 
-def _at_most(shape: Sequence[int], side: int) -> tuple[int, int]:
+def encoded(pixels: np.ndarray, kind: str, how: Sequence[int] = ()) -> bytes:
+    """(H, W) or (H, W, 3) RGB, uint8, as a file of `kind` (".png", ".jpg"). OSError: too large for that."""
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    done, content = cv2.imencode(kind, bgr, how)
+    if not done:
+        raise OSError(f"OpenCV cannot write {pixels.shape[1]} x {pixels.shape[0]} pixels as {kind}")
+    return content.tobytes()
+
+
+def at_most(shape: Sequence[int], side: int) -> tuple[int, int]:
     """Width and height, the longer at most `side`."""
     scale = min(1.0, side / max(shape[:2]))
     return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))

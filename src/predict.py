@@ -63,14 +63,14 @@ def predict_files(
     from src.files import write_text
     from src.outputs import Extras, Tables, forget, others, write_image
 
-    _refuse_to_overwrite(output, [name for _, name in files], overwrite)
     names = [name for _, name in files]
+    _refuse_to_overwrite(output, names, overwrite)
     for name in names:
         forget(output, name)
     if left := others(output, names):
         print(f"note: {output} also holds the masks of {left} other images, of an earlier call.", file=sys.stderr)
     allow_pixels(max_pixels)
-    output.mkdir(parents=True, exist_ok=True)
+    _make(output)
     settings = {
         **segmenter.protocol(),
         **{"threshold": segmenter.threshold, "precision": segmenter.precision, "postprocess": post.told()},
@@ -215,21 +215,19 @@ def _run(cfg: DictConfig) -> None:
         trained = open_trained(given[0])
         segmenter = trained.segmenter(**{key: config[key] for key in SEGMENTER})
         extras = Extras(**{key: config[key] for key in ("crops", "margin", "overlays", "rle")})
-        _refuse_to_overwrite(output, [name for _, name in files], config["overwrite"])
-        _make(output)
-    _tell_network(trained, segmenter)
-    begun = time.perf_counter()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by default rois.json would not be written
-    told = predict_files(
-        trained,
-        segmenter,
-        files,
-        output,
-        post=post,
-        spacing=spacing,
-        extras=extras,
-        **{key: config[key] for key in ("unit", "intensity", "max_pixels", "overwrite")},
-    )
+        _tell_network(trained, segmenter)
+        begun = time.perf_counter()
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # else rois.json would not be written
+        told = predict_files(  # a ValueError of an image is told of in there
+            trained,
+            segmenter,
+            files,
+            output,
+            post=post,
+            spacing=spacing,
+            extras=extras,
+            **{key: config[key] for key in ("unit", "intensity", "max_pixels", "overwrite")},
+        )
     failed = [image for image in told["images"] if image["status"] == "failed"]
     done = [image for image in told["images"] if image["status"] == "done"]
     empty = sum(not image["rois"] for image in done)

@@ -17,13 +17,14 @@ import numpy as np
 from src.data.decode import allow_pixels
 from src.data.pictures import read_picture
 from src.figures import shrink
-from src.inference import Prediction, Segmenter
-from src.outputs import crop, overlay, plain_cell
+from src.inference import LEAKS, Prediction, Segmenter
+from src.inference import MODES as ALL_MODES
+from src.outputs import at_most, crop, encoded, overlay, plain_cell
 from src.rois import PostProcess, Roi, find_rois, roi_row
 from src.tiling import number_of_windows
 from src.trained import Trained
 
-MODES = ("full", "coarse_to_fine", "tiled")  # of src.inference; oracle_crop needs the true mask
+MODES = tuple(mode for mode in ALL_MODES if mode not in LEAKS)  # without the true mask
 SHOWN_SIDE = 1600  # px: no larger picture is sent to a browser
 LOGITS_KEPT = 2**20  # values (4 MB) up to which a session keeps them as they are
 STEPS = tuple(round(step / 100, 2) for step in range(1, 100))  # thresholds that the slider can take
@@ -231,8 +232,7 @@ def _write_number(picture: np.ndarray, text: str, middle: tuple[float, float], s
 
 def shown_size(shape: tuple[int, int]) -> tuple[int, int]:
     """Width and height on the screen of a picture of `shape` (H, W)."""
-    scale = min(1.0, SHOWN_SIDE / max(shape))
-    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+    return at_most(shape, SHOWN_SIDE)
 
 
 # ---- downloads
@@ -277,8 +277,7 @@ def unit(seen: Seen) -> str | None:
 
 def png(pixels: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) RGB, uint8, as a file."""
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    return cv2.imencode(".png", bgr)[1].tobytes()
+    return encoded(pixels, ".png")
 
 
 def _decoded(file: bytes, how: int) -> np.ndarray:
@@ -289,8 +288,7 @@ def _decoded(file: bytes, how: int) -> np.ndarray:
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    return encoded(pixels, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
 def _number(mask: np.ndarray, post: PostProcess) -> int:
