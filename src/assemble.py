@@ -16,12 +16,15 @@ from src import loggers
 from src.build import build_net
 from src.callbacks import AtomicCheckpointIO, EpochLines, GracefulStop, History, StepSeed
 from src.data.datamodule import SegmentationDataModule
+from src.distillation import Teacher
 from src.losses import DeepSupervision
 from src.models.cost import Cost, measure_cost
 from src.ranks import Seat
 from src.rundir import RunDir
 from src.study import planned_variant
 from src.task import SegmentationTask
+from src.trained import open_trained, run_and_weights
+from src.weights import start_from
 
 
 def make_net(config: dict[str, Any], source: SegmentationDataModule) -> tuple[nn.Module, Cost]:
@@ -34,6 +37,19 @@ def make_net(config: dict[str, Any], source: SegmentationDataModule) -> tuple[nn
     if config["deep_supervision"] and not getattr(net, "aux_heads", None):
         raise ValueError("deep_supervision=true needs a network with auxiliary heads, such as model=emisnet.")
     return net, measure_cost(net, (1, len(source.mean), *source.size))
+
+
+def start_weights(config: dict[str, Any], net: nn.Module) -> None:
+    """Puts the weights of `init` into the network, and says which have none there. ValueError as `start_from`."""
+    _, weights = run_and_weights(config["init"])
+    if fresh := start_from(weights, net):
+        shown = ", ".join(fresh[:4]) + (", ..." if len(fresh) > 4 else "")
+        print(f"note: init={config['init']} has no counterpart of {len(fresh)} tensors ({shown}).", file=sys.stderr)
+
+
+def _make_teacher(source: str) -> Teacher:
+    trained = open_trained(source)
+    return Teacher(trained.net, size=trained.size, mean=trained.mean, std=trained.std)
 
 
 def make_task(config: dict[str, Any], net: nn.Module, source: SegmentationDataModule) -> SegmentationTask:
@@ -49,6 +65,8 @@ def make_task(config: dict[str, Any], net: nn.Module, source: SegmentationDataMo
         mean=source.mean,
         std=source.std,
         channels_last=config["channels_last"],
+        teacher=_make_teacher(config["teacher"]) if config["teacher"] is not None else None,
+        teacher_weight=config["teacher_weight"],
     )
 
 

@@ -103,6 +103,7 @@ def _check(config: Mapping[str, Any]) -> None:
     for key, value, allowed, text in (
         ("seed", config["seed"], lambda x: isinstance(x, int) and x >= 0, "a whole number from 0 up"),
         ("ema", config["ema"], lambda x: 0 <= x < 1, "from 0 (none) to below 1, such as 0.99"),
+        ("teacher_weight", config["teacher_weight"], lambda x: 0 <= x <= 1, "from 0 to 1"),
         ("optim.lr", config["optim"].get("lr", 1.0), lambda x: x > 0, "a number above 0"),
         ("trainer.max_epochs", trainer["max_epochs"], lambda x: isinstance(x, int) and x > 0, "a whole number above 0"),
     ):

@@ -47,8 +47,13 @@ NOT_DEFINING = {
     "data": ("num_workers", "cache", "download", "allow_leaks"),
     "trainer": ("enable_progress_bar", "enable_model_summary"),
 }
-# Keys of `data` that came after the first runs, with the values that change nothing: those runs stay what they are.
-LATER = (("fold", None), ("n_folds", 5), ("intensity", None), ("groups", None))
+# Keys that came after the first runs, with the values that change nothing: those runs stay what they are.
+LATER = {
+    **{"init": None, "teacher": None, "teacher_weight": 0.5, "model.local_kernel_size": 5},
+    **{"data.fold": None, "data.n_folds": 5, "data.intensity": None, "data.groups": None, "data.mix": 0.0},
+    **{"data.augment.distort": 0.0, "data.augment.distort_limit": 0.3},
+    **{"data.augment.blur": 0.0, "data.augment.blur_limit": 1.5},
+}
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a report reads a thousand: 2 ms each, not 20
 GLANCES = 5  # at a lock: who only looks whether a run is held (src.study) holds it for a moment
 RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
@@ -66,9 +71,20 @@ def defining(config: Mapping[str, Any]) -> dict[str, Any]:
     if data := kept.get("data"):
         drawn = "split_seed" in data  # from what lies under `root`, which then counts
         dropped = {"split"} if drawn and data.get("fold") is None else set() if drawn else {"root"}
-        kept["data"] = {key: value for key, value in data.items() if (key, value) not in LATER and key not in dropped}
+        kept["data"] = {key: value for key, value in data.items() if key not in dropped}
+    kept = _without_later(kept)
     own_path = json.dumps(str(config.get("run_dir")))[1:-1]
     return json.loads(json.dumps(kept, default=str).replace(own_path, "<run_dir>"))
+
+
+def _without_later(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            kept[key] = _without_later(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in LATER or LATER[f"{prefix}{key}"] != value:
+            kept[key] = value
+    return kept
 
 
 def defining_but_seed(config: Mapping[str, Any]) -> dict[str, Any]:

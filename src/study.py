@@ -21,7 +21,15 @@ PLAN = "plan.json"
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 STATES = ("finished", "running", "interrupted", "failed", "missing")
 NOT_VARYING = ("seed", "hydra", "experiment")  # in a variant's name
-GROUPS = ("model", "data", "loss", "optim", "schedule", "trainer")  # an override of these is the name of a file
+GROUPS = (
+    "model",
+    "data",
+    "loss",
+    "optim",
+    "schedule",
+    "trainer",
+    "recipe",
+)  # an override of these is the name of a file
 
 
 def is_defining(key: str) -> bool:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from src.distillation import Teacher, distillation_loss
 from src.inference import channel_stats, normalize
 from src.metrics.overlap import NAMES, POOLED, Overlap, confusion, scores
 
@@ -33,6 +34,7 @@ class SegmentationTask(pl.LightningModule):
         train_batches: batches of one epoch, the same number in every process.
         mean, std: of the normalisation, per channel, of values in 0..1.
         channels_last: memory format of net and images.
+        teacher, teacher_weight: in training the loss is (1 - weight) loss(logits, mask) + weight BCE(logits, teacher).
     """
 
     mean: Tensor
@@ -49,12 +51,15 @@ class SegmentationTask(pl.LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         channels_last: bool = False,
+        teacher: Teacher | None = None,
+        teacher_weight: float = 0.5,
     ):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
         self.loss, self.optimizer, self.scheduler = loss, optimizer, scheduler
         self.train_batches = train_batches
+        self.teacher, self.teacher_weight = teacher, teacher_weight
         self.val_overlap, self.val_loss = Overlap(), MeanMetric()
         self.register_buffer("mean", channel_stats(mean), persistent=False)
         self.register_buffer("std", channel_stats(std), persistent=False)
@@ -68,6 +73,9 @@ class SegmentationTask(pl.LightningModule):
         """Loss, boolean prediction and boolean target of a batch."""
         logits = self(batch["image"])
         loss = self.loss(logits, batch["mask"])
+        if self.teacher and split == "train":
+            learned = distillation_loss(logits, self.teacher(batch["image"]))
+            loss = (1 - self.teacher_weight) * loss + self.teacher_weight * learned
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the {split} loss is {loss.item()} in epoch {self.current_epoch}, images {', '.join(batch['id'])}. "

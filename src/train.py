@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 
     from src.callbacks import GracefulStop
     from src.data.datamodule import SegmentationDataModule
+    from src.lineage import Ancestor
     from src.models.cost import Cost
 
 PANEL = 8  # overlays sent to the logger
@@ -51,9 +52,10 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     """
     from hydra.utils import instantiate
 
-    from src.assemble import make_net
+    from src.assemble import make_net, start_weights
     from src.build import pin_threads
     from src.data.sampler import Share
+    from src.lineage import ancestors, read_lineage, refuse_seen
 
     pin_threads(config["threads"])  # here too: a study's run comes with its config to a process of its own
     with user_errors():
@@ -73,7 +75,11 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
         with logged_to(run.path / "train.log"):
             with user_errors():
                 net, cost = make_net(config, source)
-            return _attempt(config, run, source, net, cost, checkpoint)
+                learned_from = read_lineage(run.path) if checkpoint else ancestors(config)
+                seen = refuse_seen(learned_from, source.split, allowed=source.allow_leaks)
+                if config["init"] is not None and not checkpoint:
+                    start_weights(config, net)
+            return _attempt(config, run, source, net, cost, checkpoint, learned_from, seen)
     except ConfigError:
         run.discard_if_empty()
         raise
@@ -88,11 +94,14 @@ def _attempt(
     net: "nn.Module",
     cost: "Cost",
     checkpoint: Path | None,
+    learned_from: "Sequence[Ancestor]",
+    seen: Sequence[str],
 ) -> float:
     """One attempt at a run; whatever ends it is written into status.json."""
     from src import loggers
     from src.assemble import make_logger
     from src.callbacks import GracefulStop
+    from src.lineage import LINEAGE, lineage_json
 
     logger: Any = False
     begun = provenance()  # now: files may change while it trains
@@ -103,9 +112,11 @@ def _attempt(
             run.mark("running", **begun)
             write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             write_text(run.path / "split.json", source.split.to_json())
+            if learned_from:
+                write_text(run.path / LINEAGE, lineage_json(learned_from))
             stages = [{"module": name, "params": n, "macs": m, "flops": 2 * m} for name, n, m in cost.rows(3)]
             write_csv(run.path / "cost.csv", stages)
-            notes = [*source.notes(test=config["test"]), *source.leak_notes()]
+            notes = [*source.notes(test=config["test"]), *source.leak_notes(), *seen]
             _tell_about_data(source, notes)
             logger = make_logger(config, cost)
             trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint)

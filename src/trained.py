@@ -23,7 +23,7 @@ from src.onnx_net import OnnxNet
 from src.rundir import RunDir
 from src.thresholds import stored_threshold
 from src.trusted import check_part
-from src.weights import read_safetensors, read_weights, sha256
+from src.weights import read_weights, sha256
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "experiments" / "pretrained"
 
@@ -98,15 +98,13 @@ def open_trained(source: str | Path) -> Trained:
     path = Path(source)
     if path.suffix == ".onnx" and not path.is_dir():
         return _of_onnx(path)
-    run = RunDir.open(run_directory(path))
+    run, weights = run_and_weights(path)
     config = run.config()
     model, data = dict(config["model"]), config["data"]
-    weights = path if path.suffix in (".ckpt", ".safetensors") and path.is_file() else run.weights
     check_part(model, "model", nn.Module, run.path / "config.yaml", ours=run.is_bundle or weights.suffix != ".ckpt")
     if "encoder_weights" in model:
         model["encoder_weights"] = None  # all weights come from the file: nothing is downloaded
-    read = read_safetensors if weights.suffix == ".safetensors" else read_weights
-    net = read(weights, build_net(model, quiet=True))
+    net = read_weights(weights, build_net(model, quiet=True))
     is_best = weights.resolve() == run.weights.resolve()
     return Trained(
         name=Path(os.path.abspath(run.path)).name,  # of run=., too
@@ -120,6 +118,14 @@ def open_trained(source: str | Path) -> Trained:
         run=run,
         file=weights,
     )
+
+
+def run_and_weights(source: str | Path) -> tuple[RunDir, Path]:
+    """The run directory or bundle of `source`, and the file that holds its weights: that of `source` itself where it is
+    one, else the best. ValueError for what is nothing of that kind."""
+    path = Path(source)
+    run = RunDir.open(run_directory(path))
+    return run, path if path.suffix in (".ckpt", ".safetensors") and path.is_file() else run.weights
 
 
 def run_directory(source: str | Path) -> Path:

@@ -29,27 +29,48 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def read_weights(path: str | Path, net: nn.Module) -> nn.Module:
-    """Puts the network's weights of a training checkpoint into `net`; with EMA those are the averaged ones.
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The network's weights by name, of a training checkpoint (with EMA the averaged ones) or of `write_safetensors`.
 
-    Raises ValueError for a file that cannot be read, or that belongs to another network.
+    Raises ValueError for a file that cannot be read, or that is not what its checksum says.
     """
+    if Path(path).suffix == ".safetensors":
+        check_sha256(path)
+        try:
+            return load(Path(path).read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is not a readable safetensors file ({error}).") from error
     state = read_checkpoint(path).get("state_dict", {})
-    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-    return _filled(net, weights, path)
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 
-def read_safetensors(path: str | Path, net: nn.Module) -> nn.Module:
-    """Puts weights that `write_safetensors` wrote into `net`.
-
-    Raises ValueError for a file that cannot be read, that is not what its checksum says, or of another network.
-    """
-    check_sha256(path)
+def read_weights(path: str | Path, net: nn.Module) -> nn.Module:
+    """Puts the weights of `read_state` into `net`; ValueError also for those of another network."""
     try:
-        state = load(Path(path).read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}).") from error
-    return _filled(net, state, path)
+        net.load_state_dict(read_state(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds the weights of another network: {str(error).splitlines()[1].strip()}"
+        ) from error
+    return net
+
+
+def start_from(path: str | Path, net: nn.Module) -> list[str]:
+    """Puts those weights of `read_state` into `net` whose name and shape it has; returns the names of its own that stay
+    as they were. ValueError as `read_state`, and where less than half of its parameters would be filled."""
+    own = net.state_dict()
+    fitting = {
+        name: value for name, value in read_state(path).items() if name in own and own[name].shape == value.shape
+    }
+    filled = sum(parameter.numel() for name, parameter in net.named_parameters() if name in fitting)
+    total = sum(parameter.numel() for parameter in net.parameters())
+    if 2 * filled < total:
+        raise ValueError(
+            f"{path} is of another network: {filled} of this one's {total} parameters have a counterpart of the same "
+            "name and shape there, and half is the least. Give its model= and widths, or leave out init."
+        )
+    net.load_state_dict(fitting, strict=False)
+    return sorted(own.keys() - fitting.keys())
 
 
 def write_safetensors(net: nn.Module, path: Path) -> None:
@@ -57,16 +78,6 @@ def write_safetensors(net: nn.Module, path: Path) -> None:
     with replacing(path) as file:
         file.write(save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}))
     write_sha256(path)
-
-
-def _filled(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> nn.Module:
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} holds the weights of another network: {str(error).splitlines()[1].strip()}"
-        ) from error
-    return net
 
 
 # ---- checksums

@@ -38,7 +38,7 @@ TUNED = {
     "ghost_ratio",
     "ca_reduction",
 }
-TUNED |= {"context_dilation", "fusion_dilations"}
+TUNED |= {"context_dilation", "fusion_dilations", "local_kernel_size"}
 
 
 def changes(name: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"icm_levels": ()},
     {"icm_levels": (0, 2, 4), "icm_inner_act": True},
     {"context_kernel_size": 3, "context_dilation": 2},
+    {"context_kernel_size": 3, "context_dilation": (7, 5, 3, 2, 1)},
+    {"local_kernel_size": 3},
     {"fusion_dilations": (2,)},
     {"fusion_dilations": ()},
     {"fusion_kernel_size": 5},
@@ -145,6 +147,13 @@ def test_icm_stands_behind_the_levels_that_are_named() -> None:
     assert [bool(f.any()) for f in features] == [True, False, True, True, False]
 
 
+def test_each_level_may_have_its_rate() -> None:
+    """Of the encoder and of the decoder block at the same resolution."""
+    net = small(context_kernel_size=3, context_dilation=(7, 5, 3, 2, 1))
+    rates = [[block.context[0].dilation for block in blocks] for blocks in (*net.encoder, *net.decoder)]
+    assert rates == [[(7, 7)], [(5, 5)], [(3, 3)] * 3, [(2, 2)], [(1, 1)], [(7, 7)], [(5, 5)], [(3, 3)], [(2, 2)]]
+
+
 def test_without_efam_the_last_decoder_stage_goes_straight_to_the_head() -> None:
     net = small(fusion_dilations=()).eval()
     image = torch.randn(1, 3, 64, 64)
@@ -250,6 +259,8 @@ def test_a_dilation_changes_nothing_at_kernel_1_and_something_at_kernel_3(change
         ({"context_kernel_size": 4}, "kernel size 4", "odd"),
         ({"fusion_kernel_size": 2}, "kernel size 2", "odd"),
         ({"context_dilation": 0}, "dilation 0", "at least 1"),
+        ({"context_dilation": (7, 5)}, "context_dilation=[7, 5]", "one for each of 5 levels"),
+        ({"local_kernel_size": 4}, "local_kernel_size=4", "odd"),
         ({"fusion_dilations": (1, 0)}, "dilation 0", "at least 1"),
         ({"ghost_ratio": 1}, "ghost_ratio=1", "at least 2"),
         ({"ca_reduction": 0}, "ca_reduction=0", "at least 1"),

@@ -21,13 +21,14 @@ from src.data.transforms import (
     draw_kind,
     lesion_box,
     make_augment,
+    mix_box,
     resize_image,
     resize_mask,
     sample_key,
     view,
 )
 
-EVERYTHING = {"flip": 0.5, "rotate": 1.0, "scale": 1.0, "color": 1.0}
+EVERYTHING = {"flip": 0.5, "rotate": 1.0, "scale": 1.0, "color": 1.0, "distort": 0.5, "blur": 0.5}
 OFF = dict.fromkeys(EVERYTHING, 0.0)
 # 8 workers on fewer cores is the point of a test, not a mistake
 crowded = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -153,6 +154,66 @@ def test_validation_is_neither_cropped_nor_augmented() -> None:
         assert (batch["mask"][i, 0].numpy() == resize_mask(mask, (32, 32))).all()
     (again,) = source.val_dataloader()
     assert torch.equal(batch["image"], again["image"]) and torch.equal(batch["mask"], again["mask"])
+
+
+# ---- mixing
+
+
+class ManyPictures(OnePicture):
+    """Every image is of one colour of its own, which its mask's side tells: the mask is that colour's parity."""
+
+    def load(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        number = int(sample_id.rpartition("_")[2])
+        return np.full((32, 32, 3), 4 * number, np.uint8), np.full((32, 32), number % 2, np.uint8)
+
+
+def many_pictures(mix: float, workers: int = 0) -> ManyPictures:
+    return ManyPictures(root="", size=32, batch_size=8, num_workers=workers, augment=OFF, mix=mix)
+
+
+def test_a_mixed_image_has_a_box_of_another_one_with_its_mask() -> None:
+    mixed = 0
+    for batch in many_pictures(mix=1.0).train_dataloader():
+        for id_, image, mask in zip(batch["id"], batch["image"], batch["mask"], strict=True):
+            numbers = image[0].numpy() // 4
+            assert (image[0] == image[1]).all() and (mask[0].numpy() == numbers % 2).all()
+            foreign = numbers != int(id_.rpartition("_")[2])
+            assert len(np.unique(numbers)) <= 2
+            if foreign.any():
+                mixed += 1
+                rows, columns = np.flatnonzero(foreign.any(1)), np.flatnonzero(foreign.any(0))
+                box = foreign[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                assert box.all()  # one rectangle
+    assert mixed > 20  # of 32: the others drew a box of nothing, or themselves
+
+
+@crowded
+def test_mixing_is_one_for_any_number_of_workers_and_leaves_what_it_reads() -> None:
+    expected = stream(many_pictures(mix=0.5).train_dataloader(), 3)
+    assert stream(many_pictures(mix=0.5, workers=2).train_dataloader(), 3) == expected
+    plain = stream(many_pictures(mix=0.0).train_dataloader(), 3)
+    assert 0 < sum(a != b for a, b in zip(expected, plain, strict=True)) < 32
+    kept = OnePicture(root="", size=32, batch_size=8, num_workers=0, augment=OFF, mix=1.0)
+    before = kept.picture[0].copy()
+    stream(kept.train_dataloader())
+    assert (kept.picture[0] == before).all()
+
+
+def test_boxes_cover_any_part_of_the_image() -> None:
+    rng = np.random.default_rng(0)
+    cover, areas = np.zeros((20, 30)), []
+    for _ in range(4000):
+        box = mix_box((20, 30), rng)
+        cover[box] += 1
+        areas.append(np.zeros((20, 30))[box].size / 600)
+    assert 0.25 < np.mean(areas) < 0.5 and min(areas) < 0.01  # a half, less what would lie outside
+    assert cover.min() > 0.1 * 4000 and abs(cover[0, 0] - cover[-1, -1]) < 0.05 * 4000
+
+
+@pytest.mark.parametrize("mix", [-0.1, 1.5])
+def test_a_mix_that_is_no_probability(mix: float) -> None:
+    with pytest.raises(ValueError, match=rf"data.mix={mix} must be a probability"):
+        many_pictures(mix=mix)
 
 
 # ---- the order

@@ -32,13 +32,15 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         batch_size: images of an optimizer step, over all devices.
         num_workers: of each loader; None takes what is needed, at most 8.
         crop: training crop mode: full, lesion or mixed. Validation and test always see the whole image.
+        mix: probability that a box of a training image, with its mask, is taken from another one (CutMix).
         augment: probabilities and limits of `src.data.transforms.make_augment`.
         seed: of the sample order and of the augmentation.
         mean, std: of the normalisation, per channel, of values in 0..1.
         source: the arguments of DataSource.
 
     Raises:
-        ValueError: an unknown crop mode; as DataSource; from `setup`, all that is wrong with the files, at once.
+        ValueError: an unknown crop mode, a `mix` that is no probability; as DataSource; from `setup`, all that is wrong
+            with the files, at once.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         batch_size: int = 8,
         num_workers: int | None = None,
         crop: str = "full",
+        mix: float = 0.0,
         augment: Mapping[str, float] | None = None,
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -57,9 +60,12 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         pl.LightningDataModule.__init__(self)
         if crop not in CROPS:
             raise ValueError(f"data.crop={crop!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
+        if not 0 <= mix <= 1:
+            raise ValueError(f"data.mix={mix} must be a probability, from 0 to 1.")
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size} must be at least 1.")
         self.batch_size, self.seed, self.crop, self.share = batch_size, seed, crop, Share()
+        self.mix = mix
         self.workers_asked = num_workers
         self.num_workers = self._workers_needed() if num_workers is None else num_workers
         self.augment = make_augment(**(augment or {}))

@@ -14,7 +14,7 @@ import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import Dataset
 
-from src.data.transforms import CROPS, augment, draw_kind, lesion_box, resize_image, resize_mask, sample_key
+from src.data.transforms import CROPS, augment, draw_kind, lesion_box, mix_box, resize_image, resize_mask, sample_key
 
 if TYPE_CHECKING:
     from src.data.datamodule import SegmentationDataModule
@@ -26,6 +26,7 @@ class SampleDataset(Dataset):
     def __init__(self, source: "SegmentationDataModule", ids: Sequence[str], *, training: bool):
         self.ids, self.training = ids, training
         self.size, self.seed, self.crop, self.compose = source.size, source.seed, source.crop, source.augment
+        self.mix = source.mix
         # `load` brings its datamodule along, and that the trainer, which cannot travel into a spawned worker
         alone = copy.copy(source)
         alone.trainer = None
@@ -41,7 +42,18 @@ class SampleDataset(Dataset):
         return {"id": sample_id, "image": np.ascontiguousarray(image.transpose(2, 0, 1)), "mask": mask[None]}
 
     def _drawn(self, sample_id: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sample as this epoch sees it: cropped and augmented."""
+        """The sample as this epoch sees it: cropped, augmented, and mixed with another."""
+        image, mask = self._alone(sample_id, epoch)
+        if self.mix:
+            rng = np.random.default_rng(sample_key(self.seed, epoch, f"mix {sample_id}"))
+            if rng.random() < self.mix:
+                box = mix_box(self.size, rng)
+                other, its_mask = self._alone(self.ids[rng.integers(len(self.ids))], epoch)
+                image, mask = image.copy(), mask.copy()  # where nothing augmented they are the cache's
+                image[box], mask[box] = other[box], its_mask[box]
+        return image, mask
+
+    def _alone(self, sample_id: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         key = sample_key(self.seed, epoch, sample_id)
         rng = np.random.default_rng(key)
         kind = draw_kind(self.crop, rng)

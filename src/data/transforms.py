@@ -129,12 +129,19 @@ def make_augment(
     rotate_limit: float = 90.0,
     scale: float = 0.0,
     scale_limit: float = 0.25,
+    distort: float = 0.0,
+    distort_limit: float = 0.3,
     color: float = 0.0,
     color_limit: float = 0.2,
+    blur: float = 0.0,
+    blur_limit: float = 1.5,
 ) -> A.Compose:
-    """Flips and rotations as published; scale and colour jitter as options; each a probability, but for the limits.
+    """Flips and rotations as published; scale, elastic distortion, colour jitter and blur as options; each a
+    probability, but for the limits.
 
-    `rotate_limit` in degrees to either side; `scale_limit` and `color_limit` relative (0.2: by up to a fifth).
+    `rotate_limit` in degrees to either side; `scale_limit` and `color_limit` relative (0.2: by up to a fifth);
+    `distort_limit` relative to the cells of a 4 x 4 grid whose lines are moved; `blur_limit` the largest standard
+    deviation of the Gaussian, in px at training size.
     """
     border = {"border_mode": cv2.BORDER_REFLECT_101}
     steps: Sequence[A.BasicTransform] = (
@@ -142,6 +149,7 @@ def make_augment(
         A.VerticalFlip(p=flip),
         A.Rotate(limit=(-rotate_limit, rotate_limit), p=rotate, **border),
         A.Affine(scale=(1 - scale_limit, 1 + scale_limit), keep_ratio=True, p=scale, **border),
+        A.GridDistortion(num_steps=4, distort_limit=(-distort_limit, distort_limit), p=distort, **border),
         A.ColorJitter(
             brightness=(1 - color_limit, 1 + color_limit),
             contrast=(1 - color_limit, 1 + color_limit),
@@ -149,8 +157,20 @@ def make_augment(
             hue=(-color_limit / 4, color_limit / 4),
             p=color,
         ),
+        A.GaussianBlur(sigma_limit=(0.1, blur_limit), blur_limit=0, p=blur),
     )
     return A.Compose([step for step in steps if step.p > 0])
+
+
+def mix_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
+    """The box that CutMix takes from another image: its part of the area is uniform in 0..1, its centre anywhere, and
+    what would lie outside is cut off (Yun et al., ICCV 2019, with alpha = 1)."""
+    side = math.sqrt(rng.uniform())
+    box = []
+    for length in size:
+        centre, half = rng.uniform(0, length), side * length / 2
+        box.append(slice(max(0, round(centre - half)), min(length, round(centre + half))))
+    return box[0], box[1]
 
 
 def augment(image: Image, mask: Mask, compose: A.Compose, key: np.random.SeedSequence) -> tuple[Image, Mask]:

@@ -19,7 +19,7 @@ from src.trained import Trained
 from src.trusted import OURS, check_part
 from src.weights import write_safetensors
 
-COPIED = ("split.json", "threshold.json", "per_image.csv")
+COPIED = ("split.json", "threshold.json", "per_image.csv", "lineage.json")
 NAMES = ("runs", "run_dir")  # keys that are paths, of which the last part is kept
 LEFT_OUT = ("runs", "run_dir", "data.cache")  # of what was typed: where things lay
 

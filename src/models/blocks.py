@@ -86,6 +86,7 @@ class LGFE(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
+        local_kernel_size: int = 5,
         context_kernel_size: int = 1,
         context_dilation: int = 7,
         ghost_ratio: int = 2,
@@ -96,8 +97,11 @@ class LGFE(nn.Module):
         context: bool = True,
     ):
         super().__init__()
+        if local_kernel_size % 2 == 0 or local_kernel_size < 1:
+            raise ValueError(f"local_kernel_size={local_kernel_size}: it must be odd. The published one is 5.")
+        padding = local_kernel_size // 2
         self.depthwise = nn.Sequential(
-            nn.Conv2d(in_channels, in_channels, 5, padding=2, groups=in_channels, bias=False),
+            nn.Conv2d(in_channels, in_channels, local_kernel_size, padding=padding, groups=in_channels, bias=False),
             nn.BatchNorm2d(in_channels),
             make_act(act),
         )

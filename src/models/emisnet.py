@@ -93,7 +93,9 @@ class EMISNet(nn.Module):
         act: gelu (as published), relu or hardswish.
         icm_levels: encoder levels whose output passes an ICM before the decoder reads it; () takes ICM out.
         icm_inner_act: an activation between ICM's convolutions (published: none).
-        context_kernel_size, context_dilation: of LGFE's context branch; kernel 1 as published.
+        local_kernel_size: of LGFE's depthwise convolution; 5 as published.
+        context_kernel_size, context_dilation: of LGFE's context branch; kernel 1 as published. The dilation may be a
+            list, one of each level, full resolution first: at a level of 8 px a rate of 7 sees little but padding.
         fusion_dilations: EFAM's rates; () takes EFAM out, so that the last decoder stage goes straight to the head.
         fusion_kernel_size: EFAM's kernel; 1 as published.
         ghost_ratio: of the Ghost module.
@@ -119,8 +121,9 @@ class EMISNet(nn.Module):
         act: str = "gelu",
         icm_levels: Sequence[int] = (4,),
         icm_inner_act: bool = False,
+        local_kernel_size: int = 5,
         context_kernel_size: int = 1,
-        context_dilation: int = 7,
+        context_dilation: int | Sequence[int] = 7,
         fusion_dilations: Sequence[int] = (1, 3, 5),
         fusion_kernel_size: int = 1,
         ghost_ratio: int = 2,
@@ -135,21 +138,26 @@ class EMISNet(nn.Module):
         for name, number in (("in_channels", in_channels), ("num_classes", num_classes)):
             if number < 1:
                 raise ValueError(f"{name}={number}: at least 1 is needed.")
+        levels = len(channels)
+        rates = (context_dilation,) * levels if isinstance(context_dilation, int) else tuple(context_dilation)
+        if len(rates) != levels:
+            raise ValueError(f"context_dilation={list(rates)}: one rate, or one for each of {levels} levels.")
         _warn_of_dilated_1x1(
-            context_dilation if context and context_kernel_size == 1 else 1,
+            max(rates) if context and context_kernel_size == 1 else 1,
             max(fusion_dilations, default=1) if fusion_kernel_size == 1 else 1,
         )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.divisor = stem_stride * 2 ** (len(channels) - 1)
 
-        def stage(stage_in: int, stage_out: int, depth: int) -> nn.Sequential:
+        def stage(stage_in: int, stage_out: int, depth: int, rate: int) -> nn.Sequential:
             return nn.Sequential(
                 *(
                     LGFE(
                         stage_in if i == 0 else stage_out,
                         stage_out,
+                        local_kernel_size=local_kernel_size,
                         context_kernel_size=context_kernel_size,
-                        context_dilation=context_dilation,
+                        context_dilation=rate,
                         ghost_ratio=ghost_ratio,
                         ca_reduction=ca_reduction,
                         act=act,
@@ -163,7 +171,7 @@ class EMISNet(nn.Module):
 
         self.stem = make_stem(in_channels, channels[0], stem_stride, act)
         inputs = (channels[0], *channels[:-1])
-        self.encoder = nn.ModuleList(map(stage, inputs, channels, encoder_depths))
+        self.encoder = nn.ModuleList(map(stage, inputs, channels, encoder_depths, rates))
         self.pool = nn.MaxPool2d(2)
         self.join = Concat()  # of upsampled features and skip
         self.icm = nn.ModuleDict(
@@ -171,7 +179,7 @@ class EMISNet(nn.Module):
         )
         skips = channels[:-1]
         self.decoder = nn.ModuleList(
-            stage(channels[i + 1] + skips[i], skips[i], decoder_depths[i]) for i in range(len(skips))
+            stage(channels[i + 1] + skips[i], skips[i], decoder_depths[i], rates[i]) for i in range(len(skips))
         )
         self.fusion = (
             ScaleFusion(skips, dilations=fusion_dilations, kernel_size=fusion_kernel_size) if fusion_dilations else None
