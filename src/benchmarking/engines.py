@@ -22,8 +22,8 @@ ENGINES = {
 # torch.compile is asked for: it takes most of a minute for each network, batch and number of threads
 DEFAULT = {device: tuple(name for name in names if name != "compile") for device, names in ENGINES.items()}
 # max abs difference from eager, in standard deviations of eager's logits; cuDNN's convolutions use TF32, whose mantissa
-# has ten bits. On the CPU eager itself was found 8e-4 off from float64 (emisnet stem_stride=2, 8 images of 256 px, random
-# weights), and folded in float64 1.6e-12 off from eager in float64.
+# has ten bits. On the CPU eager itself was found 8e-4 off from float64 (emisnet stem_stride=2, 8 images of 256 px,
+# random weights), and folded in float64 1.6e-12 off from eager in float64.
 TOLERANCE = {"cpu": 5e-3, "cuda": 5e-2}
 
 Call = Callable[[], Any]
