@@ -4,18 +4,17 @@
 
 Every image is described by what can be read off it and its true mask, none of it off the prediction:
 
-    small      foreground of at most a fifth of the median area
+    small      foreground among the smallest tenth
     flat       the colours inside and just outside the true border are nearest: the lowest tenth of all images by
                the distance of their mean colours over the spread of both
     border     foreground touches the image's border
     specular   highlights: among the tenth of the images with most nearly white pixels in and around the foreground
-    several    two or more objects
+    several    two or more objects (4-connected parts of the mask, specks under a tenth of the largest left out)
 
 An image may have several causes, or none. Whether a mask itself is wrong cannot be computed: look at the picture, worst
 first. Writes <run>.md and <run>.jpg beside this file.
 """
 
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,8 @@ from src.files import write_text
 from src.statistics import mean_interval
 
 HERE = Path(__file__).parent
-SMALL = 0.2  # of the median area
+TENTH = 0.1  # of all images
+SPECK = 0.1  # of the largest object's area
 BAND = 0.05  # width of what counts as just inside and just outside, of the image's diagonal
 WHITE = 240  # all three colours of a highlight, of 255
 CAUSES = ("small", "flat", "border", "specular", "several")
@@ -62,11 +62,17 @@ def highlights(image: np.ndarray, mask: np.ndarray) -> float:
     return float((image[region].min(axis=1) >= WHITE).mean()) if region.any() else 0.0
 
 
+def objects(mask: np.ndarray) -> int:
+    """4-connected parts of the mask, without those that are specks beside the largest."""
+    areas = cv2.connectedComponentsWithStats(mask, connectivity=4)[2][1:, cv2.CC_STAT_AREA]
+    return int((areas >= SPECK * areas.max()).sum()) if len(areas) else 0
+
+
 def causes_of(rows: Sequence[Mapping[str, Any]]) -> list[set[str]]:
-    """The causes found in each image: `rows` have the columns of per_image.csv, contrast and highlights."""
-    area = SMALL * statistics.median(row["area_fraction"] for row in rows)
-    flat = float(np.quantile([row["contrast"] for row in rows], 0.1))
-    white = max(float(np.quantile([row["highlights"] for row in rows], 0.9)), 1e-9)
+    """The causes found in each image: `rows` have the columns of per_image.csv, contrast, highlights and objects."""
+    area = float(np.quantile([row["area_fraction"] for row in rows], TENTH))
+    flat = float(np.quantile([row["contrast"] for row in rows], TENTH))
+    white = max(float(np.quantile([row["highlights"] for row in rows], 1 - TENTH)), 1e-9)
     found = []
     for row in rows:
         holds = {
@@ -74,7 +80,7 @@ def causes_of(rows: Sequence[Mapping[str, Any]]) -> list[set[str]]:
             "flat": row["contrast"] <= flat,
             "border": bool(row["touches_border"]),
             "specular": row["highlights"] >= white,
-            "several": row["n_objects"] > 1,
+            "several": row["objects"] > 1,
         }
         found.append({cause for cause in CAUSES if holds[cause]})
     return found
@@ -119,7 +125,8 @@ def analyse(name: str) -> None:
     rows = []
     for row in scored.rows:
         image, mask = scored.source.load(row["id"])
-        rows.append({**row, "contrast": contrast(image, mask), "highlights": highlights(image, mask)})
+        read = {"contrast": contrast(image, mask), "highlights": highlights(image, mask), "objects": objects(mask)}
+        rows.append({**row, **read})
     found, dice = causes_of(rows), [row["dice"] for row in rows]
     worst = max(5, round(len(rows) / 10))
     mean = mean_interval(dice)
