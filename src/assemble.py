@@ -47,12 +47,24 @@ def start_weights(config: dict[str, Any], net: nn.Module) -> None:
         print(f"note: init={config['init']} has no counterpart of {len(fresh)} tensors ({shown}).", file=sys.stderr)
 
 
-def _make_teacher(source: str) -> Teacher:
-    trained = open_trained(source)
+def make_teacher(config: dict[str, Any], source: SegmentationDataModule) -> Teacher | None:
+    """None where the config names none. ValueError as `open_trained`, and for one that takes other images."""
+    if config["teacher"] is None:
+        return None
+    try:
+        trained = open_trained(config["teacher"])
+    except ValueError as error:
+        raise ValueError(f"teacher={config['teacher']}: {error}") from error
+    if len(trained.mean) != len(source.mean):
+        raise ValueError(
+            f"teacher={config['teacher']} takes images of {len(trained.mean)} channels, these have {len(source.mean)}."
+        )
     return Teacher(trained.net, size=trained.size, mean=trained.mean, std=trained.std)
 
 
-def make_task(config: dict[str, Any], net: nn.Module, source: SegmentationDataModule) -> SegmentationTask:
+def make_task(
+    config: dict[str, Any], net: nn.Module, source: SegmentationDataModule, teacher: Teacher | None
+) -> SegmentationTask:
     loss = instantiate(config["loss"])
     if config["compile"]:
         net.compile()  # in place: torch.compile(net) would rename every weight in the checkpoint
@@ -65,7 +77,7 @@ def make_task(config: dict[str, Any], net: nn.Module, source: SegmentationDataMo
         mean=source.mean,
         std=source.std,
         channels_last=config["channels_last"],
-        teacher=_make_teacher(config["teacher"]) if config["teacher"] is not None else None,
+        teacher=teacher,
         teacher_weight=config["teacher_weight"],
     )
 

@@ -86,6 +86,11 @@ def _check(config: Mapping[str, Any]) -> None:
     if config["resume"] not in RESUME:
         raise ValueError(f"resume={config['resume']} is not possible. Use {', '.join(RESUME)}.")
     check_switches(config, *SWITCHES)
+    for key in ("init", "teacher"):
+        if config[key] is not None and (not isinstance(config[key], str) or not config[key]):
+            raise ValueError(f"{key}={config[key]} is not possible; it is null, or a run directory, bundle or name.")
+        if str(config[key]).endswith(".onnx"):
+            raise ValueError(f"{key}={config[key]}: an ONNX file has no weights to train with. Give the run or bundle.")
     shape = config["schedule"].get("shape", "cosine")
     if shape not in SHAPES:
         raise ValueError(f"schedule.shape={shape} is not known. {did_you_mean(shape, SHAPES)} Use {', '.join(SHAPES)}.")

@@ -5,6 +5,7 @@ temperature 1: a mask's pixel has two classes, whose odds the probability keeps.
 """
 
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,9 @@ class Teacher:
         self.net, self.size = net.eval().requires_grad_(False), size
         self.mean, self.std = channel_stats(mean), channel_stats(std)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # `ema` copies the task, and a second teacher would only take memory
+
     @torch.no_grad()
     def __call__(self, image: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
         if self.mean.device != image.device:
@@ -31,6 +35,7 @@ class Teacher:
         normal = normalize(image, self.mean, self.std)
         if (size := image.shape[-2:]) == self.size:
             return self.net(normal).float().sigmoid()
+        # close to the area averaging that it was trained with, which torch has for whole factors only
         resized = F.interpolate(normal, self.size, mode="bilinear", antialias=True)
         return F.interpolate(self.net(resized).float(), size, mode="bilinear").sigmoid()
 

@@ -123,7 +123,7 @@ def evaluate_run(
     )
     is_stored = segmenter.way in trained.thresholds if weights else bool(stored_threshold(run, segmenter.way))
     chosen = threshold is None and is_stored
-    protocol = _protocol(subject, segmenter, rules, threshold_is_chosen=chosen)
+    protocol = _protocol(subject, segmenter, rules, run, threshold_is_chosen=chosen)
     if weights:
         protocol["weights"] = {"name": trained.name, "file": str(weights), "sha256": trained.sha256}
     scored = {}
@@ -171,13 +171,14 @@ def _choose_threshold(run: "RunDir", segmenter: "Segmenter", subject: "Subject")
 
 
 def _protocol(
-    subject: "Subject", segmenter: "Segmenter", rules: "Rules", *, threshold_is_chosen: bool
+    subject: "Subject", segmenter: "Segmenter", rules: "Rules", run: "RunDir", *, threshold_is_chosen: bool
 ) -> dict[str, Any]:
     """`id`, what it is made of (all that must be the same for two scores to compare), and what else a reader asks."""
+    from src.lineage import faults, identity, read_lineage
     from src.scoring import protocol_id
     from src.thresholds import RULE
 
-    source = subject.source
+    source, ancestors = subject.source, read_lineage(run.path)
     defining: dict[str, Any] = {
         **rules.protocol(),
         **segmenter.protocol(),
@@ -193,6 +194,9 @@ def _protocol(
         defining["root"] = str(source.root.resolve())
     own = subject.own_split
     trained_or_chosen_on = {*own.parts["train"], *own.parts["val"]}
+    trained_or_chosen_on.update(*(one.train + one.val for one in ancestors))
+    data = identity(run.config()["data"], own.dataset)
+    leaks = faults(ancestors, own, data, source.groups()) if ancestors and not subject.foreign else []
     seen = trained_or_chosen_on & set().union(*subject.parts.values()) if subject.foreign else set()
     told = {
         "threshold_value": segmenter.threshold,
@@ -201,7 +205,7 @@ def _protocol(
         "root": str(source.root),
         "trained_on": own.dataset,
         "n_named_like_training_images": len(seen),
-        "caveat": source.caveat,
+        "caveat": "; ".join([source.caveat] * bool(source.caveat) + leaks) or None,
     }
     if segmenter.mode == "coarse_to_fine":
         told["coarse_threshold_value"] = segmenter.coarse_threshold

@@ -42,7 +42,7 @@ def follow(path: Path, seat: "Seat", checkpoint: Path | None, ready: Callable[[]
     """What any rank but the first does of a run that is under way; it writes nothing."""
     from hydra.utils import instantiate
 
-    from src.assemble import make_net, make_task, make_trainer
+    from src.assemble import make_net, make_task, make_teacher, make_trainer
     from src.build import pin_threads
     from src.data.sampler import Share
     from src.rundir import RunDir
@@ -53,9 +53,9 @@ def follow(path: Path, seat: "Seat", checkpoint: Path | None, ready: Callable[[]
     source = instantiate(config["data"])
     source.setup("fit")
     source.spread(Share(seat.rank, config["trainer"]["devices"]))
-    net, _ = make_net(config, source)
+    net, _ = make_net(config, source)  # with fresh weights: DDP takes rank 0's, which may be those of `init`
     trainer = make_trainer(config, run, False, None, seat)
-    task = make_task(config, net, source)
+    task = make_task(config, net, source, make_teacher(config, source))
     ready()
     trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
     seat.leave()

@@ -72,6 +72,8 @@ def defining(config: Mapping[str, Any]) -> dict[str, Any]:
         drawn = "split_seed" in data  # from what lies under `root`, which then counts
         dropped = {"split"} if drawn and data.get("fold") is None else set() if drawn else {"root"}
         kept["data"] = {key: value for key, value in data.items() if key not in dropped}
+    if kept.get("teacher") is None:
+        kept.pop("teacher_weight", None)
     kept = _without_later(kept)
     own_path = json.dumps(str(config.get("run_dir")))[1:-1]
     return json.loads(json.dumps(kept, default=str).replace(own_path, "<run_dir>"))

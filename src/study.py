@@ -128,7 +128,10 @@ def _is_finished(path: Path) -> bool:
 def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A variant's name for each of some runs: the model, the other chosen files that differ, and the settings that
     differ among runs of the same choices. Runs that differ in the seed alone share one."""
-    chosen = [{group: name for group, name in config["choices"].items() if group in GROUPS} for config in configs]
+    chosen = [
+        {group: name for group, name in config["choices"].items() if group in GROUPS and name != "None"}
+        for config in configs
+    ]  # "None": an optional group left empty, which earlier runs do not know
     varying = [key for key in GROUPS if key != "model" and len({choices.get(key) for choices in chosen}) > 1]
     heads = [
         ", ".join([choices["model"], *(f"{key}={choices[key]}" for key in varying if key in choices)])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does no
 
     from src.callbacks import GracefulStop
     from src.data.datamodule import SegmentationDataModule
+    from src.distillation import Teacher
     from src.lineage import Ancestor
     from src.models.cost import Cost
 
@@ -52,10 +53,10 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     """
     from hydra.utils import instantiate
 
-    from src.assemble import make_net, start_weights
+    from src.assemble import make_net, make_teacher, start_weights
     from src.build import pin_threads
     from src.data.sampler import Share
-    from src.lineage import ancestors, read_lineage, refuse_seen
+    from src.lineage import faults, identity, lineage, refuse_seen
 
     pin_threads(config["threads"])  # here too: a study's run comes with its config to a process of its own
     with user_errors():
@@ -75,11 +76,13 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
         with logged_to(run.path / "train.log"):
             with user_errors():
                 net, cost = make_net(config, source)
-                learned_from = read_lineage(run.path) if checkpoint else ancestors(config)
-                seen = refuse_seen(learned_from, source.split, allowed=source.allow_leaks)
+                learned_from = lineage(run, config, resuming=checkpoint is not None)
+                data = identity(config["data"], source.dataset)
+                refuse_seen(faults(learned_from, source.split, data, source.groups()), allowed=source.allow_leaks)
+                teacher = make_teacher(config, source)
                 if config["init"] is not None and not checkpoint:
                     start_weights(config, net)
-            return _attempt(config, run, source, net, cost, checkpoint, learned_from, seen)
+            return _attempt(config, run, source, net, cost, checkpoint, learned_from, teacher)
     except ConfigError:
         run.discard_if_empty()
         raise
@@ -95,7 +98,7 @@ def _attempt(
     cost: "Cost",
     checkpoint: Path | None,
     learned_from: "Sequence[Ancestor]",
-    seen: Sequence[str],
+    teacher: "Teacher | None",
 ) -> float:
     """One attempt at a run; whatever ends it is written into status.json."""
     from src import loggers
@@ -112,14 +115,14 @@ def _attempt(
             run.mark("running", **begun)
             write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             write_text(run.path / "split.json", source.split.to_json())
-            if learned_from:
+            if learned_from and not checkpoint:
                 write_text(run.path / LINEAGE, lineage_json(learned_from))
             stages = [{"module": name, "params": n, "macs": m, "flops": 2 * m} for name, n, m in cost.rows(3)]
             write_csv(run.path / "cost.csv", stages)
-            notes = [*source.notes(test=config["test"]), *source.leak_notes(), *seen]
+            notes = [*source.notes(test=config["test"]), *source.leak_notes(), *map(str, learned_from)]
             _tell_about_data(source, notes)
             logger = make_logger(config, cost)
-            trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint)
+            trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint, teacher)
             value = _score(
                 config, run, logger, cost, {"seconds_of_last_attempt": seconds, "notes": notes, **begun}, trainer
             )
@@ -151,6 +154,7 @@ def _fit(
     logger: Any,
     stop: "GracefulStop",
     checkpoint: Path | None,
+    teacher: "Teacher | None",
 ) -> "tuple[pl.Trainer, float]":
     """Trains to the end, on all devices; returns the trainer and the seconds of this attempt."""
     from src.assemble import make_task, make_trainer
@@ -162,7 +166,7 @@ def _fit(
     begun = time.perf_counter()
     with leading(run.path, config["trainer"]["devices"], checkpoint, give_up) as seat:
         trainer = make_trainer(config, run, logger, stop, seat)
-        trainer.fit(make_task(config, net, source), datamodule=source, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(make_task(config, net, source, teacher), datamodule=source, ckpt_path=checkpoint, weights_only=True)
     return trainer, round(time.perf_counter() - begun, 1)
 
 

@@ -1,5 +1,6 @@
 """Weights to start from, teachers, and what they have seen."""
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -11,12 +12,14 @@ from torch import nn
 
 from src.build import build_net
 from src.cli import ConfigError
-from src.data.splits import read_split
+from src.data.splits import Split, read_split
 from src.distillation import Teacher, distillation_loss
+from src.evaluate import evaluate_run
+from src.exporting.bundle import write_bundle
 from src.files import read_csv
-from src.lineage import LINEAGE, ancestors, read_lineage, refuse_seen
+from src.lineage import LINEAGE, Ancestor, faults, identity, lineage, lineage_json, read_lineage
 from src.losses import BCELoss
-from src.rundir import RunDir
+from src.rundir import LATER, RunDir, run_hash
 from src.task import SegmentationTask
 from src.train import train
 from src.trained import open_trained
@@ -47,22 +50,79 @@ def test_a_start_is_remembered_with_what_it_saw(tiny, trained_run: Path) -> None
     train(config)
     (one,) = read_lineage(Path(config["run_dir"]))
     split = read_split(trained_run / "split.json")
-    assert (one.role, one.source, one.dataset) == ("init", trained_run.name, "synthetic")
+    assert (one.role, one.source, one.via, one.dataset) == ("init", trained_run.name, "", "synthetic seed 0")
     assert one.train == split.parts["train"] and one.val == split.parts["val"]
     assert any(trained_run.name in note for note in RunDir(Path(config["run_dir"])).metrics()["notes"])
     grandchild = tiny(f"init={config['run_dir']}", *IDLE)
-    assert [ancestor.source for ancestor in ancestors(grandchild)] == [Path(config["run_dir"]).name, trained_run.name]
+    line = lineage(RunDir(Path(grandchild["run_dir"])), grandchild, resuming=False)
+    child = Path(config["run_dir"]).name
+    assert [(ancestor.source, ancestor.via) for ancestor in line] == [(child, ""), (trained_run.name, child)]
+    assert f"by way of {child}" in str(line[1])
 
 
-def test_a_resumed_run_does_not_start_again(tiny, trained_run: Path) -> None:
-    start = shutil.copytree(trained_run, trained_run.parent / "moved")
-    config = tiny(f"init={start}")
+class Stopped(Exception):
+    pass
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next training ends with an error after so many steps, its last checkpoint saved at the end of an epoch."""
+    plain, done = SegmentationTask.training_step, []
+
+    def step(self, *batch):
+        if len(done) == steps:
+            raise Stopped
+        done.append(1)
+        return plain(self, *batch)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", step)
+
+
+@pytest.mark.parametrize("role", ["init", "teacher"])
+@pytest.mark.parametrize("more", [(), ("data.mix=0.5", "ema=0.9")], ids=["plain", "mixed and averaged"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tiny, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, more: tuple[str, ...]
+) -> None:
+    """Whose start is gone by then: the weights are the checkpoint's. A teacher is needed to the end."""
+    source = shutil.copytree(trained_run, tmp_path / "source")
+    whole = tiny(f"{role}={source}", *more)
+    train(whole)
+    config = tiny(f"{role}={source}", *more, f"run_dir={tmp_path / 'cut'}")
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)  # of 3 in each of two epochs
+        with pytest.raises(Stopped):
+            train(config)
+    if role == "init":
+        shutil.rmtree(source)
     train(config)
-    kept = parameters(Path(config["run_dir"]))
-    RunDir(Path(config["run_dir"])).mark("interrupted")
-    shutil.rmtree(start)
-    train(config)
-    assert torch.equal(parameters(Path(config["run_dir"])), kept)
+    states = [
+        torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (whole["run_dir"], config["run_dir"])
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("change", ["other weights", "gone", "no lineage"])
+def test_a_run_goes_on_with_the_teacher_that_it_began_with(
+    tiny, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    teacher = shutil.copytree(trained_run, tmp_path / "teacher")
+    config = tiny(f"teacher={teacher}")
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        with pytest.raises(Stopped):
+            train(config)
+    if change == "other weights":
+        state = torch.load(teacher / "checkpoints" / "best.ckpt", weights_only=True)
+        torch.save(state | {"epoch": 0, "more": 1}, teacher / "checkpoints" / "best.ckpt")
+        said = r"teacher=.* has other weights than when this run began.*resume=never"
+    elif change == "gone":
+        shutil.rmtree(teacher)
+        said = r"teacher is not a complete run directory"
+    else:
+        (Path(config["run_dir"]) / LINEAGE).unlink()
+        said = r"lineage.json does not say which teacher this run began with"
+    with pytest.raises(ConfigError, match=said):
+        train(config)
 
 
 def test_what_has_no_counterpart_stays_and_is_named(tmp_path: Path) -> None:
@@ -86,17 +146,34 @@ def test_another_network_is_no_start(tiny, trained_run: Path) -> None:
 @pytest.mark.parametrize("key", ["init", "teacher"])
 def test_what_is_no_run_is_no_start_and_no_teacher(tiny, key: str) -> None:
     config = tiny(f"{key}=nowhere")
-    with pytest.raises(ConfigError, match=r"nowhere is neither a file, nor a directory"):
+    with pytest.raises(ConfigError, match=r"=nowhere: nowhere is neither a file, nor a directory"):
         train(config)
     assert not Path(config["run_dir"]).exists()
 
 
-def test_without_a_start_a_run_is_what_it_was_before_there_were_any(tiny, trained_run: Path) -> None:
-    new = {"init", "teacher", "teacher_weight"}
-    config = tiny()
-    assert Path(config["run_dir"]).name == Path(tiny("data.mix=0.0", "data.augment.blur=0")["run_dir"]).name
-    assert Path(tiny("data.mix=0.5")["run_dir"]).name != Path(config["run_dir"]).name
-    assert new <= config.keys() and not (trained_run / LINEAGE).exists()
+@pytest.mark.parametrize("value", ["5", "''", "[a,b]", "model.onnx"])
+@pytest.mark.parametrize("key", ["init", "teacher"])
+def test_what_can_be_no_run_is_answered_before_anything_is_made(tiny, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}=.*(is not possible; it is null, or|has no weights to train with)"):
+        tiny(f"{key}={value}")
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_keys_that_came_later_leave_earlier_runs_what_they_were(tiny, key: str) -> None:
+    *groups, name = key.split(".")
+    config = tiny("model=emisnet", "teacher=somebody") if key == "teacher_weight" else tiny("model=emisnet")
+
+    def with_value(value: object, *, absent: bool = False) -> str:
+        changed = copy.deepcopy(config)
+        node = changed
+        for group in groups:
+            node = node[group]
+        node.pop(name, None)
+        if not absent:
+            node[name] = value
+        return run_hash(changed)
+
+    assert with_value(LATER[key]) == with_value(None, absent=True) != with_value("another")
 
 
 # ---- what it saw
@@ -108,24 +185,68 @@ def test_a_start_that_saw_the_val_images_is_refused(tiny, trained_run: Path, tmp
     parts = own.parts | {"train": own.parts["train"] + own.parts["val"][:2], "val": own.parts["val"][2:]}
     (stranger / "split.json").write_text(dataclasses.replace(own, parts=parts).to_json())
     config = tiny(f"init={stranger}", *IDLE)
-    with pytest.raises(
-        ConfigError, match=r"init=stranger was trained on 2 of this run's val images .*allow_leaks=true"
-    ):
+    with pytest.raises(ConfigError, match=r"init stranger .* was trained on 2 of the val images.*allow_leaks=true"):
         train(config)
-    train(tiny(f"init={stranger}", *IDLE, "data.allow_leaks=true"))
+    allowed = tiny(f"init={stranger}", *IDLE, "data.allow_leaks=true")
+    train(allowed)
+    protocol = RunDir(Path(allowed["run_dir"])).metrics()["protocol"]
+    assert "was trained on 2 of the val images" in protocol["caveat"]  # stands in every table and on the card
+    (scored,) = {evaluate_run(allowed["run_dir"], data=allowed["data"] | {"data_seed": 1}).protocol["caveat"]}
+    assert scored == protocol["caveat"]
 
 
-def test_seen_images_by_part(tiny, trained_run: Path) -> None:
-    (one,) = ancestors(tiny(f"teacher={trained_run}"))
-    split = read_split(trained_run / "split.json")
-    assert len(refuse_seen([one], split, allowed=False)) == 1  # the note alone: the same split
-    chosen_by_test = dataclasses.replace(one, val=split.parts["test"][:1])
-    with pytest.raises(ValueError, match=r"teacher=.* was selected by 1 of this run's test images"):
-        refuse_seen([one, chosen_by_test], split, allowed=False)
-    elsewhere = dataclasses.replace(chosen_by_test, dataset="another")
-    assert len(refuse_seen([elsewhere], split, allowed=False)) == 1
-    trained_on_test = dataclasses.replace(one, train=split.parts["test"])
-    assert len(refuse_seen([trained_on_test], split, allowed=True)) == 2
+SPLIT = Split("own", "glas", {"train": ("a", "b"), "val": ("c",), "test": ("d", "e")})
+
+
+def ancestor(train: str, val: str, dataset: str = "glas") -> Ancestor:
+    return Ancestor("init", "x", "", "0" * 64, dataset, tuple(train), tuple(val))
+
+
+@pytest.mark.parametrize(
+    ("one", "groups", "told"),
+    [
+        (ancestor("ab", "c"), {}, []),
+        (ancestor("abc", ""), {}, ["was trained on 1 of the val images"]),
+        (ancestor("abd", "e"), {}, ["was trained on 1 of the test images", "was selected by 1 of the test images"]),
+        (ancestor("abde", "c", dataset="isic2018"), {}, []),
+        (ancestor("abf", "c"), {"f": "patient", "d": "patient"}, ["was trained on 1 of the test images"]),
+        (ancestor("ab", "cf"), {"f": "patient", "d": "patient"}, ["was selected by 1 of the test images"]),
+        (ancestor("ab", "c"), {"a": "patient", "d": "patient"}, []),  # the split's own, which it tells itself
+    ],
+    ids=str,
+)
+def test_seen_images_by_part_and_group(one: Ancestor, groups: dict[str, str], told: list[str]) -> None:
+    found = faults([one], SPLIT, "glas", groups)
+    assert len(found) == len(told) and all(words in fault for words, fault in zip(told, found, strict=True))
+
+
+def test_folders_and_generated_images_are_told_apart(tmp_path: Path) -> None:
+    folders = [identity({"root": str(tmp_path / name), "split_seed": 0}, "folder") for name in "ab"]
+    assert folders[0] != folders[1]
+    assert identity({"data_seed": 0}, "synthetic") != identity({"data_seed": 1}, "synthetic")
+    assert identity({"root": "here"}, "glas") == identity({"root": "there"}, "glas") == "glas"
+
+
+@pytest.mark.parametrize("text", ["[", '[{"role": "init"}]', '{"a": 1}', "[5]"])
+def test_a_damaged_lineage_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / LINEAGE).write_text(text)
+    with pytest.raises(ValueError, match=r"lineage\.json is damaged"):
+        read_lineage(tmp_path)
+
+
+def test_a_card_names_who_it_learned_from(tiny, trained_run: Path, tmp_path: Path) -> None:
+    config = tiny(f"init={trained_run}", *IDLE)
+    train(config)
+    run = Path(config["run_dir"])
+    (one,) = read_lineage(run)
+    elsewhere = dataclasses.replace(one, dataset="isic2018")
+    (run / LINEAGE).write_text(lineage_json([elsewhere]))
+    write_bundle(open_trained(run), tmp_path / "bundle")
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"init {trained_run.name} (sha256 {one.sha256[:12]}): {len(one.train)} images of isic2018" in card
+    assert "CC BY-NC 4.0" in card and "Only images like those of synthetic and isic2018" in card
+    assert read_lineage(tmp_path / "bundle") == [elsewhere]
+    assert str(trained_run) not in (tmp_path / "bundle" / "config.yaml").read_text()
 
 
 # ---- teachers

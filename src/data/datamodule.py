@@ -60,7 +60,7 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         pl.LightningDataModule.__init__(self)
         if crop not in CROPS:
             raise ValueError(f"data.crop={crop!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
-        if not 0 <= mix <= 1:
+        if isinstance(mix, str | bool | None) or not 0 <= mix <= 1:
             raise ValueError(f"data.mix={mix} must be a probability, from 0 to 1.")
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size} must be at least 1.")

@@ -23,6 +23,7 @@ Mask = np.ndarray  # (H, W) uint8, 0 or 1
 # crop mode of training -> the views it draws from
 CROPS = {"full": ("full",), "lesion": ("lesion",), "mixed": ("full", "lesion")}
 MARGIN = (0.1, 0.5)  # around a lesion on each side, in parts of its longer side
+LEAST_BLUR = 0.1  # px: no blur to speak of
 JITTER = 0.1  # of the crop's centre, likewise
 
 
@@ -136,13 +137,19 @@ def make_augment(
     blur: float = 0.0,
     blur_limit: float = 1.5,
 ) -> A.Compose:
-    """Flips and rotations as published; scale, elastic distortion, colour jitter and blur as options; each a
+    """Flips and rotations as published; scale, grid distortion, colour jitter and blur as options; each a
     probability, but for the limits.
 
     `rotate_limit` in degrees to either side; `scale_limit` and `color_limit` relative (0.2: by up to a fifth);
     `distort_limit` relative to the cells of a 4 x 4 grid whose lines are moved; `blur_limit` the largest standard
     deviation of the Gaussian, in px at training size.
+
+    Raises ValueError for a distort_limit outside 0..1 and a blur_limit below LEAST_BLUR.
     """
+    if not 0 <= distort_limit <= 1:
+        raise ValueError(f"data.augment.distort_limit={distort_limit} must be from 0 to 1, in parts of a grid's cell.")
+    if blur_limit < LEAST_BLUR:
+        raise ValueError(f"data.augment.blur_limit={blur_limit} must be at least {LEAST_BLUR} px; blur=0 has none.")
     border = {"border_mode": cv2.BORDER_REFLECT_101}
     steps: Sequence[A.BasicTransform] = (
         A.HorizontalFlip(p=flip),
@@ -157,7 +164,7 @@ def make_augment(
             hue=(-color_limit / 4, color_limit / 4),
             p=color,
         ),
-        A.GaussianBlur(sigma_limit=(0.1, blur_limit), blur_limit=0, p=blur),
+        A.GaussianBlur(sigma_limit=(LEAST_BLUR, blur_limit), blur_limit=0, p=blur),
     )
     return A.Compose([step for step in steps if step.p > 0])
 

@@ -14,13 +14,14 @@ from src.data.source import DataSource
 from src.data.splits import read_split
 from src.exporting.card import model_card
 from src.files import write_json, write_text
+from src.lineage import LINEAGE
 from src.rundir import BUNDLED, RunDir
 from src.trained import Trained
 from src.trusted import OURS, check_part
 from src.weights import write_safetensors
 
-COPIED = ("split.json", "threshold.json", "per_image.csv", "lineage.json")
-NAMES = ("runs", "run_dir")  # keys that are paths, of which the last part is kept
+COPIED = ("split.json", "threshold.json", "per_image.csv", LINEAGE)
+NAMES = ("runs", "run_dir", "init", "teacher")  # keys that are paths, of which the last part is kept
 LEFT_OUT = ("runs", "run_dir", "data.cache")  # of what was typed: where things lay
 
 

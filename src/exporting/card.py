@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from src.lineage import Ancestor, read_lineage
 from src.rundir import BUNDLED, RunDir
 from src.scoring import read_rows
 from src.statistics import mean_interval
@@ -33,6 +34,8 @@ def model_card(folder: Path, place: str) -> str:
     run = RunDir(folder)
     config, metrics = run.config(), run.metrics()
     split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    ancestors = read_lineage(folder)
+    datasets = list(dict.fromkeys([split["dataset"], *(one.dataset.split()[0] for one in ancestors)]))
     parts = [
         f"# {place}",
         _what(config, metrics, split),
@@ -46,10 +49,11 @@ def model_card(folder: Path, place: str) -> str:
         "## Training",
         f"```bash\n{command(config)}\n```",
         _training(config, metrics),
+        *([_learned_from(ancestors)] if ancestors else []),
         "## Licence of the images",
-        f"{split['dataset']}: {LICENCES.get(split['dataset'], UNKNOWN)}. The weights were learned from them.",
+        _licences(datasets),
         "## Limits",
-        _limits(metrics, split),
+        _limits(metrics, datasets),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -131,12 +135,22 @@ def _training(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(metrics: Mapping[str, Any], split: Mapping[str, Any]) -> str:
+def _learned_from(ancestors: Sequence[Ancestor]) -> str:
+    told = [f"- {one}: {len(one.train)} images of {one.dataset.split()[0]}" for one in ancestors]
+    return "\n".join(["It also learned from other networks (`lineage.json` has the ids that they saw):", "", *told])
+
+
+def _licences(datasets: Sequence[str]) -> str:
+    told = [f"{name}: {LICENCES.get(name, UNKNOWN)}." for name in datasets]
+    return " ".join([*told, "The weights were learned from them."])
+
+
+def _limits(metrics: Mapping[str, Any], datasets: Sequence[str]) -> str:
     limits = [
         "Not a medical device, and not evaluated as one.",
         "Checkpoint and threshold were selected on the val images scored above: on val the score is too good.",
         "One training, one seed: another seed gives other numbers.",
-        f"Only images like those of {split['dataset']} were ever shown to it.",
+        f"Only images like those of {' and '.join(datasets)} were ever shown to it.",
     ]
     if caveat := metrics["protocol"].get("caveat"):
         limits.append(f"{caveat}.")

@@ -1,0 +1,68 @@
+"""Recipes: every one composes, changes what it says, and is a run of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hydra.errors import InstantiationException
+
+from src.config import composed
+from src.rundir import differences, run_hash
+from src.train import train
+
+from .conftest import REPO
+
+RECIPES = sorted(file.stem for file in (REPO / "conf" / "recipe").glob("*.yaml"))
+# what each changes of `base`
+CHANGES = {
+    "published": {"data.augment.scale", "data.augment.color"},
+    "no_ema": {"ema"},
+    "lr_low": {"optim.lr"},
+    "lr_high": {"optim.lr"},
+    "distort": {"data.augment.distort"},
+    "blur": {"data.augment.blur"},
+    "rescale": {"data.augment.scale_limit"},
+    "recolor": {"data.augment.color", "data.augment.color_limit"},
+    "mix": {"data.mix"},
+    "crop_mixed": {"data.crop"},
+    "deep": {"deep_supervision", "model.deep_supervision"},
+    "batch_8": {"data.batch_size"},
+    "long": {
+        *("ema", "data.mix", "data.augment.scale", "data.augment.scale_limit", "data.augment.color"),
+        *("data.augment.color_limit", "data.augment.distort", "data.augment.blur"),
+    },
+}
+
+
+def recipe(name: str) -> dict[str, Any]:
+    return composed(f"recipe={name}", "model=emisnet_plus", "data=kvasir_seg", "threads=1")
+
+
+def test_there_are_so_many_recipes() -> None:
+    assert sorted([*CHANGES, "base"]) == RECIPES
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recipe_is_base_and_what_it_changes(name: str) -> None:
+    assert set(differences(recipe(name), recipe("base"))) == CHANGES[name]
+
+
+def test_every_recipe_is_a_run_of_its_own() -> None:
+    assert len({run_hash(recipe(name)) for name in RECIPES}) == len(RECIPES)
+
+
+def test_a_recipe_gives_way_to_what_is_typed() -> None:
+    assert composed("recipe=lr_high", "optim.lr=0.5")["optim"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.augment.distort_limit=1.5", "distort_limit=1.5 must be from 0 to 1"),
+        ("data.augment.blur_limit=0", "blur_limit=0 must be at least 0.1"),
+        ("data.mix=half", "data.mix=half must be a probability"),
+    ],
+)
+def test_limits_out_of_range(tiny: Callable[..., dict[str, Any]], override: str, said: str) -> None:
+    with pytest.raises(InstantiationException, match=said):  # which the entry point tells in one line
+        train(tiny(override))
