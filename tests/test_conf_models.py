@@ -27,7 +27,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "emisnet_tiny": {"channels": [16, 16, 32, 64, 64], "stem_stride": 2, "act": "hardswish"},
 }
 # What makes `emisnet_plus` the network as intended; its sizes and other options are tuned, so they may differ too.
-INTENDED = {"context_kernel_size": 3, "icm_inner_act": True, "fusion_kernel_size": 3}
+INTENDED = {"context_kernel_size": 3, "icm_inner_act": True}
 TUNED = {
     "channels",
     "encoder_depths",
