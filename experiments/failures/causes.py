@@ -28,7 +28,7 @@ from scipy import stats
 from src.evaluate import evaluate_run
 from src.figures import tile
 from src.files import write_text
-from src.statistics import mean_interval
+from src.statistics import holm, mean_interval
 
 HERE = Path(__file__).parent
 TENTH = 0.1  # of all images
@@ -90,19 +90,18 @@ def table(dice: Sequence[float], found: Sequence[set[str]], worst: int) -> str:
     """Markdown: of each cause how many images have it, their mean Dice and the others', and how many of the worst."""
     order = np.argsort(dice)
     lines = [
-        "| cause | images | mean Dice with it | without it | among the worst | expected there | p (Fisher) |",
+        "| cause | images | mean Dice with it | without it | among the worst | expected there | p (Fisher, Holm) |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    cells, p = [], []
     for cause in (*CAUSES, "none of these"):
         has = np.array([cause in causes or (cause not in CAUSES and not causes) for causes in found])
         hit = int(has[order[:worst]].sum())
         rest = int(has.sum()) - hit
-        p = stats.fisher_exact([[hit, worst - hit], [rest, len(dice) - worst - rest]]).pvalue
+        p.append(stats.fisher_exact([[hit, worst - hit], [rest, len(dice) - worst - rest]]).pvalue)
         means = [f"{np.mean(np.array(dice)[part]):.3f}" if part.any() else "-" for part in (has, ~has)]
-        expected = worst * has.mean()
-        lines.append(
-            f"| {cause} | {has.sum()} | {means[0]} | {means[1]} | {hit} of {worst} | {expected:.1f} | {p:.2g} |"
-        )
+        cells.append(f"{cause} | {has.sum()} | {means[0]} | {means[1]} | {hit} of {worst} | {worst * has.mean():.1f}")
+    lines += [f"| {cell} | {value:.2g} |" for cell, value in zip(cells, holm(p), strict=True)]
     return "\n".join(lines)
 
 
