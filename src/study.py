@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.files import is_locked, write_json
-from src.rundir import NOT_DEFINING, RunDir, defining_but_seed, flat, run_hash
+from src.rundir import LATER, NOT_DEFINING, RunDir, defining_but_seed, flat, run_hash
 
 PLAN = "plan.json"
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
@@ -147,7 +147,7 @@ def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         for head, found in alike.items()
     }
     return [
-        ", ".join([head, *(f"{key.removeprefix('model.')}={values.get(key)}" for key in differing[head])])
+        ", ".join([head, *(f"{key.removeprefix('model.')}={values.get(key, LATER.get(key))}" for key in differing[head])])
         for head, values in zip(heads, settings, strict=True)
     ]
 

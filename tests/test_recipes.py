@@ -8,6 +8,7 @@ from hydra.errors import InstantiationException
 
 from src.config import composed
 from src.rundir import differences, run_hash
+from src.study import config_labels
 from src.train import train
 
 from .conftest import REPO
@@ -66,3 +67,13 @@ def test_a_recipe_gives_way_to_what_is_typed() -> None:
 def test_limits_out_of_range(tiny: Callable[..., dict[str, Any]], override: str, said: str) -> None:
     with pytest.raises(InstantiationException, match=said):  # which the entry point tells in one line
         train(tiny(override))
+
+
+def test_runs_are_named_by_what_differs_and_defaults_by_their_value() -> None:
+    """A key that came later is left out of a run's identity at its default, and is still named where others differ."""
+    plain = composed("model=emisnet_plus", "threads=1")
+    mixed = composed("model=emisnet_plus", "threads=1", "data.mix=0.5")
+    assert config_labels([plain, mixed]) == ["emisnet_plus, data.mix=0.0", "emisnet_plus, data.mix=0.5"]
+    earlier = {**plain, "choices": {key: name for key, name in plain["choices"].items() if key != "recipe"}}
+    assert len(set(config_labels([plain, earlier]))) == 1  # of before there were recipes
+    assert config_labels([plain, recipe("lr_low")])[1].startswith("emisnet_plus, data=kvasir_seg, recipe=lr_low")
