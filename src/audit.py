@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
 from src.config import plain, user_errors
+from src.trusted import check_targets
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import numpy as np
@@ -251,6 +252,7 @@ def _run(cfg: DictConfig) -> None:
         raise ConfigError("which dataset? For example python -m src.audit data=kvasir_seg")
     choices = HydraConfig.get().runtime.choices
     with user_errors():
+        check_targets(plain(cfg))
         source = instantiate(plain(cfg.data))
         other = instantiate(plain(cfg.against)) if cfg.get("against") else None
         audit = examine(source, other, name=str(choices["data"]), other_name=str(choices["against"]))

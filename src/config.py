@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue
 from src.cli import ConfigError, did_you_mean
 from src.preflight import CONFIG_DIR
 from src.rundir import RESUME, run_hash
+from src.trusted import check_targets
 
 SWITCHES = ("deep_supervision", "channels_last", "compile", "test", "plan", "fail_fast", "allow_same")
 
@@ -40,6 +41,7 @@ def complete_config(
         cfg.choices, cfg.overrides = dict(choices), list(overrides)  # first: a study's name holds the data's choice
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
+        check_targets(plain(cfg))
         _check(plain(cfg))
         cfg.threads = pin_threads(cfg.threads, processes=cfg.trainer.devices)
         cfg.model = solve_width(plain(cfg.model), cfg.data.size, cfg.reference and plain(cfg.reference))

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import ConfigError, entry_point
 from src.config import plain, user_errors
+from src.trusted import check_targets
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import numpy as np
@@ -275,6 +276,7 @@ def _run(cfg: DictConfig) -> None:
     parts = [cfg.parts] if isinstance(cfg.parts, str) else cfg.parts
     with user_errors():
         data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key
+        check_targets(data or {}, "data")
         if isinstance(cfg.metrics, str):
             cfg.metrics = [cfg.metrics]
         settings = {key: plain(cfg)[key] for key in (*LOOKING, *SCORING)}

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import ConfigError, did_you_mean, entry_point
 from src.config import check_number, check_switches, listed, plain, user_errors
+from src.trusted import check_targets
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import numpy as np
@@ -238,6 +239,7 @@ def _run(cfg: DictConfig) -> None:
     with user_errors():
         config = plain(cfg)
         check_switches(config, "overwrite", "dynamic")
+        check_targets(config.get("data") or {}, "data")
         settings = {key: config[key] for key in SETTINGS}
         exported = export_run(cfg.run, formats=listed(cfg, "formats"), data=config.get("data"), **settings)
     print((exported.out / "parity.md").read_text(encoding="utf-8"))

@@ -147,7 +147,9 @@ def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         for head, found in alike.items()
     }
     return [
-        ", ".join([head, *(f"{key.removeprefix('model.')}={values.get(key, LATER.get(key))}" for key in differing[head])])
+        ", ".join(
+            [head, *(f"{key.removeprefix('model.')}={values.get(key, LATER.get(key))}" for key in differing[head])]
+        )
         for head, values in zip(heads, settings, strict=True)
     ]
 

@@ -11,7 +11,13 @@ ROOMS = {
     "models": {"src.models"},
     "metrics": {"src.metrics"},
     "data": {"src.data", "src.files", "src.progress"},
-    "data/preview.py": {"src.cli", "src.config", "src.data", "src.figures"},  # an entry point that shows this room
+    "data/preview.py": {
+        "src.cli",
+        "src.config",
+        "src.data",
+        "src.figures",
+        "src.trusted",
+    },  # an entry point that shows this room
     "losses.py": set(),
     "schedules.py": set(),
     "inference.py": {"src.data.transforms", "src.progress", "src.tiling"},

@@ -291,7 +291,10 @@ class Stranger(nn.Module):
         return self.inner(image)
 
 
-def test_a_bundle_of_another_network_is_refused_when_it_is_made(trained_run: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_another_network_is_refused_when_it_is_made(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMISNET_TRUST", "tests")
     run = edited(trained_run, tmp_path / "run", {"_target_": "tests.test_export.Stranger"})
     with pytest.raises(ValueError, match=r"Stranger.*leave bundle out"):
         export_run(run, out=tmp_path / "out", **QUICK)

@@ -106,7 +106,7 @@ def cluster() -> Iterator[Cluster]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1] % 20_000 + 10_000  # below the ephemeral ports; the nodes take the next two
     more = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{TOOLS / 'bin'}:{PATH}", "PYTHONPATH": str(REPO)}
-    cluster = Cluster(folder, os.environ | more | {"OMP_NUM_THREADS": "1"})
+    cluster = Cluster(folder, os.environ | more | {"OMP_NUM_THREADS": "1", "EMISNET_TRUST": "tests"})
     try:
         cluster.run(str(TOOLS / "mini_slurm.sh"), "start", str(folder), "2", "4", str(port))
         yield cluster

@@ -314,6 +314,7 @@ def test_bad_data_is_told_in_the_run_too(tmp_path: Path) -> None:
 
 def test_a_run_apart_has_the_threads_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("EMISNET_TRUST", "tests")
     config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", multirun=True)
     tell = "+trainer.callbacks.tell={_target_: tests.tell_threads.TellThreads}"
     config = composed(*TINY_MODEL, *TINY, f"runs={tmp_path}", "trainer.max_epochs=1", tell, multirun=True)

@@ -103,13 +103,15 @@ HIDDEN = {
 
 @pytest.mark.parametrize("part", ["model", "data"])
 @pytest.mark.parametrize("how", HIDDEN)
-@pytest.mark.parametrize("disguise", ["bundle", "with a checkpoint"])
+@pytest.mark.parametrize("disguise", ["bundle", "with a checkpoint", "run directory"])
 def test_a_stranger_s_config_runs_nothing(
     bundle: Path, part: str, how: str, disguise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_run: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if disguise != "bundle":
         shutil.copytree(trained_run / "checkpoints", bundle / "checkpoints")
+    if disguise == "run directory":
+        (bundle / BUNDLED).unlink()
     config = yaml.safe_load((bundle / "config.yaml").read_text())
     config[part] = HIDDEN[how](config[part])
     (bundle / "config.yaml").write_text(yaml.safe_dump(config))
@@ -118,12 +120,34 @@ def test_a_stranger_s_config_runs_nothing(
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_run_may_build_a_network_of_its_own(trained_run: Path, tmp_path: Path) -> None:
-    """Of any module; one that is handed on may not."""
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_a_module_that_lies_in_a_run_directory_is_not_imported(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """`python -m` has the working directory on its path, and a stranger's run may lie in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = shutil.copytree(trained_run, tmp_path / "theirs")
+    (run / "evil.py").write_text("import pathlib; pathlib.Path('mark').touch()\nclass Net: pass\n")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config[part]["_target_"] = "theirs.evil.Net"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=rf"{part} is 'theirs.evil.Net'; .* of a package named in EMISNET_TRUST"):
+        evaluate_run(run)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_run_may_build_a_network_of_a_package_that_is_trusted(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is handed on may not."""
     shutil.copytree(trained_run, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     config["model"]["_target_"] = "tests.test_trained.Own"
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"'tests\.test_trained\.Own'; .* EMISNET_TRUST"):
+        open_trained(tmp_path / "run")
+    monkeypatch.setenv("EMISNET_TRUST", "another, tests")
     assert type(open_trained(tmp_path / "run").net).__name__ == "Own"
     write_safetensors(open_trained(trained_run).net, tmp_path / "run" / BUNDLED)
     with pytest.raises(ValueError, match=r"'tests\.test_trained\.Own'; .* only build the classes of src\.models"):

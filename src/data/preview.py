@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from src.cli import entry_point
 from src.config import plain, user_errors
+from src.trusted import check_targets
 
 if TYPE_CHECKING:
     from src.data.datamodule import SegmentationDataModule
@@ -56,6 +57,7 @@ def _run(cfg: DictConfig) -> None:
 
     config: dict[str, Any] = plain(cfg)
     with user_errors():
+        check_targets(config)
         for crop in CROPS:
             # no cache: a few images are shown, and all would be decoded for it
             source = instantiate({**config["data"], "crop": crop, "cache": None})

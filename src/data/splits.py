@@ -7,6 +7,7 @@ Membership is drawn by hashing ids: it depends on the set of ids and the seed, a
 
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,8 @@ OFFICIAL_SIZES = {
 class Split:
     """Ids per part: "train", "val", and parts whose names start with "test" ("test", or "testA" and "testB").
 
-    Ids are kept sorted. ValueError: a part missing or of another name, an id twice.
+    Ids are kept sorted. ValueError: a part missing or of another name, an id twice, a dataset that is no plain name
+    (names of parts and datasets become names of folders).
     """
 
     name: str
@@ -45,6 +47,8 @@ class Split:
             raise ValueError(
                 f"{self.dataset} {self.name}: parts are train, val and names that start with test; got {got}"
             )
+        if not re.fullmatch(r"\w[\w.-]*", self.dataset):
+            raise ValueError(f"a split's dataset is {self.dataset!r}; it is a name of letters, digits, _, - and .")
         counts = Counter(id_ for part in self.parts.values() for id_ in part)
         twice = sorted(id_ for id_, count in counts.items() if count > 1)
         if twice:
@@ -69,7 +73,7 @@ class Split:
 
 def is_test(part: str) -> bool:
     """Whether a part of a split is for the score alone; there may be several, such as testA and testB."""
-    return part.startswith("test")
+    return bool(re.fullmatch(r"test\w*", part))
 
 
 class _Hashed(Protocol):

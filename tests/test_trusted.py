@@ -1,0 +1,109 @@
+"""What a config may build."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.cli import ConfigError
+from src.config import composed
+from src.data.splits import Split
+from src.trusted import check_targets
+
+from .conftest import REPO
+
+CONFIGS = sorted((REPO / "conf").rglob("*.yaml"))
+
+
+def targets(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [str(node["_target_"])] if node.get("_target_") is not None else []
+        return own + [found for child in node.values() for found in targets(child)]
+    return [found for child in node for found in targets(child)] if isinstance(node, list) else []
+
+
+def test_everything_that_is_shipped_may_be_built() -> None:
+    found = [
+        target
+        for file in CONFIGS
+        if "launcher" not in str(file)  # Hydra's own part, which is no part of a run's config
+        for target in targets(yaml.safe_load(file.read_text()))
+    ]
+    assert len(found) > 30
+    for target in found:
+        check_targets({"_target_": target})
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "pathlib.Path.touch",
+        "torch.load",
+        "torch.hub.load",
+        "torch.optim.warnings.sys.exit",
+        "torch.nn.modules.module.os.system",
+        "torch.optim.adamw",
+        "lightning.pytorch.callbacks.os.system",
+        "src.trusted.importlib.import_module",
+        "src.trusted.Path",  # imported there
+        "src.models.cost.inspect.os.makedirs",
+        "src.models.emisnet.EMISNet.load_state_dict",
+        "src.models.emisnet",
+        "src.models.emisnet.Absent",
+        "src.absent.Net",
+        "src...emisnet.EMISNet",
+        "srcs.models.emisnet.EMISNet",
+        "src/../evil.Net",
+        "evil.Net",
+        "EMISNet",
+        "",
+        "None",
+    ],
+)
+def test_nothing_else_may(target: str) -> None:
+    for config in ({"_target_": target}, {"a": {"b": [{"_target_": target}]}}, {"a": [[{"_target_": target}]]}):
+        with pytest.raises(ValueError, match=r"_target_=.* may not be built: .*EMISNET_TRUST="):
+            check_targets(config)
+
+
+def test_the_key_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^model\.act\._target_=os\.system may not"):
+        check_targets({"model": {"act": {"_target_": "os.system"}}})
+    with pytest.raises(ValueError, match=r"^data\._target_=os\.system may not"):
+        check_targets({"_target_": "os.system"}, "data")
+
+
+def test_a_package_may_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMISNET_TRUST", " mine, theirs.nets ,")
+    for target in ("mine.Net", "mine.deep.Net", "theirs.nets.Net"):
+        check_targets({"_target_": target})
+    for target in ("mines.Net", "theirs.Net", "theirs.netss.Net"):
+        with pytest.raises(ValueError, match="may not be built"):
+            check_targets({"_target_": target})
+
+
+@pytest.mark.parametrize("key", ["model", "data", "loss", "optim", "schedule", "trainer", "logger"])
+def test_a_config_is_checked_before_anything_is_built(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^{key}\..*_target_=pathlib\.Path\.touch may not be built"):
+        composed(f"+{key}.extra={{_target_: pathlib.Path.touch, self: mark}}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["test/../../../evil", "test/x", "test ", "test.."])
+def test_parts_of_a_split_are_no_paths(part: str) -> None:
+    """They become names of folders: a stranger's run directory would be written outside of."""
+    with pytest.raises(ValueError, match=r"parts are train, val and names that start with test"):
+        Split("x", "glas", {"train": (), "val": (), part: ("a",)})
+
+
+@pytest.mark.parametrize("dataset", ["../glas", "a/b", "", ".hidden", "x y"])
+def test_a_dataset_s_name_is_no_path(dataset: str) -> None:
+    with pytest.raises(ValueError, match=r"a split's dataset is"):
+        Split("x", dataset, {"train": (), "val": ()})
