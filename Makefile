@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 # Without bytecode a process pays up to 20 s of imports where PYTHONDONTWRITEBYTECODE is set, hence --compile-bytecode.
 STAMP   = $(VENV)/.installed
 
-.PHONY: help env train test lint lock clean
+.PHONY: help env train test lint lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -33,6 +33,9 @@ test: lint ## environment, lint, types and the test suite (set EMISNET_DATA to r
 
 lock: ## renew requirements.lock from pyproject.toml
 	uv pip compile --universal --all-extras --generate-hashes --no-emit-index-url --no-annotate -q pyproject.toml -o requirements.lock
+
+audit: env ## look the pinned packages up among known vulnerabilities (needs the network)
+	$(BIN)/python -m uv tool run pip-audit -r requirements.lock --require-hashes --disable-pip --strict
 
 clean: ## remove caches (runs and the environment stay)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from src.cli import ConfigError, did_you_mean
 from src.preflight import CONFIG_DIR
-from src.rundir import RESUME, run_hash
+from src.rundir import RESUME, SECRET_KEY, flat, run_hash
 from src.trusted import check_targets
 
 SWITCHES = ("deep_supervision", "channels_last", "compile", "test", "plan", "fail_fast", "allow_same")
@@ -42,6 +42,7 @@ def complete_config(
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
         check_targets(plain(cfg))
+        _check_secrets(plain(cfg))
         _check(plain(cfg))
         cfg.threads = pin_threads(cfg.threads, processes=cfg.trainer.devices)
         cfg.model = solve_width(plain(cfg.model), cfg.data.size, cfg.reference and plain(cfg.reference))
@@ -141,6 +142,15 @@ def check_number(config: Mapping[str, Any], key: str, least: float, *, whole: bo
         kind = "whole number" if whole else "number"
         bound = f" from {least:g} up" if least > -math.inf else ""
         raise ValueError(f"{key}={value} is not possible; it is a {kind}{bound}.")
+
+
+def _check_secrets(config: Mapping[str, Any]) -> None:
+    for key, value in flat(config).items():
+        if value and SECRET_KEY.search(key.rpartition(".")[2]):
+            raise ValueError(
+                f"{key} is given, and every file of the run would hold it. Leave it out and set it in the environment "
+                "(WANDB_API_KEY for W&B)."
+            )
 
 
 def _check_several_devices(config: Mapping[str, Any]) -> None:

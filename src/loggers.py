@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,9 @@ from PIL import Image
 
 # Before W&B is imported: its error telemetry held the exit of the process for 20 s when the server did not answer.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+from src.rundir import SECRET_KEY
+
 log = logging.getLogger(__name__)
 
 AnyLogger = Logger | Literal[False] | None
@@ -37,7 +39,6 @@ OVERLAYS = "overlays"  # where the pictures of masks stand
 BEST = ("best/value", "best/epoch")  # of the monitored metric, in the summary; epochs count from 1
 TAGGED = ("model", "data", "loss")  # groups whose choice is a tag
 IN_HPARAMS = ("dice", "iou", "hd95")  # scores that TensorBoard's HParams tab compares; it shows no more at a glance
-SECRET_KEY = re.compile(r"(^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
 
 
 def wandb_logger(

@@ -79,7 +79,11 @@ def checkpoint_to_resume(run: RunDir, config: dict[str, Any]) -> Path | None:
 
 
 def tell_about_code(run: RunDir, now: dict[str, Any]) -> None:
+    """Says which code and packages the run was begun with, where they are others now: its numbers may differ."""
     earlier = run.status()
-    changed = [key for key in now if key in earlier and earlier[key] != now[key]]
+    pairs = [("commit", str(earlier.get("commit", ""))[:12], str(now["commit"])[:12])]
+    versions = earlier.get("versions", {})
+    pairs += [(name, versions[name], version) for name, version in now["versions"].items() if name in versions]
+    changed = [f"{name} {then} -> {version}" for name, then, version in pairs if then and then != version]
     if changed:
-        print(f"note: this run was begun with other code or packages ({', '.join(changed)} differ).", file=sys.stderr)
+        print(f"note: this run was begun with other code or packages: {', '.join(changed)}.", file=sys.stderr)

@@ -22,6 +22,8 @@ training needs, and without what no one else can use.
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +58,11 @@ LATER = {
 }
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a report reads a thousand: 2 ms each, not 20
 GLANCES = 5  # at a lock: who only looks whether a run is held (src.study) holds it for a moment
-RECORDED_PACKAGES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
+RECORDED_PACKAGES = (
+    *("torch", "torchvision", "lightning", "torchmetrics", "timm", "segmentation-models-pytorch", "albumentations"),
+    *("numpy", "scipy", "pillow", "opencv-python-headless", "hydra-core", "omegaconf"),
+)
+SECRET_KEY = re.compile(r"(^|_)(api_?key|token|password|secret)$", re.IGNORECASE)  # of what no file of a run may hold
 
 
 def defining(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +226,7 @@ class RunDir:
 
 
 def provenance() -> dict[str, Any]:
-    """Commit of the code (with "+dirty" when files differ from it) and versions of the packages that matter."""
+    """Commit of the code (with "+dirty" when files differ from it), versions of Python and the packages that matter."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -231,7 +237,7 @@ def provenance() -> dict[str, Any]:
         commit = git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"
-    return {"commit": commit, "versions": dict(_versions(RECORDED_PACKAGES))}
+    return {"commit": commit, "versions": {"python": platform.python_version(), **dict(_versions(RECORDED_PACKAGES))}}
 
 
 def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -20,12 +20,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):  # torch.load would unpickle it, and a text file end in an IndexError
                 raise pickle.UnpicklingError("cut short, or not written by torch.save")
+            with zipfile.ZipFile(file) as archive:  # torch does not look at the check sums: a flipped bit would load
+                if damaged := archive.testzip():
+                    raise pickle.UnpicklingError(f"the check sum of {damaged} in it is wrong")
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error}).") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is not a readable checkpoint (it holds a {type(checkpoint).__name__}, not a dict).")
+    if absent := {"epoch", "state_dict"} - checkpoint.keys():
+        raise ValueError(f"{path} is not a readable checkpoint (it has no {' and no '.join(sorted(absent))}).")
     return checkpoint
 
 

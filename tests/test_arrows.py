@@ -50,7 +50,7 @@ ROOMS = {
     "figures.py": set(),
     "audit_print.py": {"src.audit", "src.data"},
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
-    "loggers.py": set(),
+    "loggers.py": {"src.rundir"},
     "callbacks.py": {"src.files", "src.rundir"},
     "study.py": {"src.files", "src.rundir"},
     "reporting": {

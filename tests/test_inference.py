@@ -180,6 +180,27 @@ def test_a_file_that_is_no_checkpoint(what: str, tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """torch.load would give another weight without a word."""
+    path = checkpoint(tmp_path / "best.ckpt", small_net())
+    content = path.read_bytes()
+    weights = small_net().state_dict()["0.weight"].numpy().tobytes()
+    (place,) = [i for i in range(len(content)) if content.startswith(weights, i)]
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match=r"best\.ckpt is not a readable checkpoint .*check sum of .* is wrong"):
+        read_weights(path, small_net())
+
+
+@pytest.mark.parametrize("key", ["epoch", "state_dict"])
+def test_a_checkpoint_that_lacks_a_key(tmp_path: Path, key: str) -> None:
+    path = checkpoint(tmp_path / "best.ckpt", small_net())
+    whole = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in whole.items() if name != key}, path)
+    with pytest.raises(ValueError, match=rf"best\.ckpt is not a readable checkpoint \(it has no {key}\)"):
+        read_weights(path, small_net())
+
+
 @pytest.mark.parametrize(
     ("net", "said"),
     [

@@ -106,6 +106,28 @@ def test_resume_never_keeps_the_earlier_run(tiny) -> None:
     assert RunDir(run.with_name(run.name + ".old-1")).status()["state"] == "finished"
 
 
+def test_other_packages_are_told_with_their_versions(tiny, capsys) -> None:
+    config = tiny()
+    train(config)
+    run = RunDir(Path(config["run_dir"]))
+    status = run.status()
+    earlier = status["versions"] | {"torch": "1.0", "python": "3.0"}
+    del earlier["scipy"]  # of a run before that was recorded
+    run.mark("interrupted", commit="0" * 40, versions=earlier)
+    train(config)
+    told = capsys.readouterr().err
+    torch_now = status["versions"]["torch"]
+    assert f"torch 1.0 -> {torch_now}" in told and "python 3.0 -> 3." in told and f"commit {'0' * 12} -> " in told
+    assert "scipy" not in told and "numpy" not in told
+
+
+@pytest.mark.parametrize("key", ["logger.api_key", "logger.WANDB_API_KEY", "trainer.token", "model.password"])
+def test_a_secret_is_refused_before_it_is_written(tiny, tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} is given, and every file of the run would hold it.*WANDB_API_KEY"):
+        tiny(f"+{key}=hush")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_resume_must_needs_a_checkpoint(tiny) -> None:
     with pytest.raises(ConfigError, match="resume=must"):
         train(tiny("resume=must"))
