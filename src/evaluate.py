@@ -12,10 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import ConfigError, entry_point
-from src.config import plain, user_errors
+from src.config import check_switches, plain, user_errors
 from src.trusted import check_targets
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
@@ -267,12 +268,29 @@ def keep_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
     write_json(folder / "metrics.json", evaluation.numbers())
 
 
+def _check(cfg: DictConfig) -> None:
+    from src.recheck import recheck
+
+    with user_errors():
+        check_switches(plain(cfg), "check")
+        typed = {word.lstrip("+~").split("=")[0] for word in HydraConfig.get().overrides.task}
+        if other := sorted(typed - {"run", "check", "device"}):
+            raise ValueError(f"check=true scores what the run holds, as it was scored: leave out {', '.join(other)}.")
+        found = recheck(cfg.run, cfg.device)
+    print("\n".join([*found.lines, *(f"does not match: {fault}" for fault in found.faults)]))
+    print(f"{cfg.run}: {'matches' if found.matches else 'DOES NOT MATCH its stored scores'}")
+    if not found.matches:
+        raise SystemExit(1)
+
+
 def _run(cfg: DictConfig) -> None:
     from src.tables import print_scores
     from src.trained import run_directory
 
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give its directory: python -m src.evaluate run=runs/...")
+    if cfg.check:
+        return _check(cfg)
     parts = [cfg.parts] if isinstance(cfg.parts, str) else cfg.parts
     with user_errors():
         data = plain(cfg.data) if cfg.get("data") else None  # no group chosen: no key

@@ -23,10 +23,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from src.rundir import SECRET_KEY
+
 # Before W&B is imported: its error telemetry held the exit of the process for 20 s when the server did not answer.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-
-from src.rundir import SECRET_KEY
 
 log = logging.getLogger(__name__)
 

@@ -26,4 +26,5 @@ def test_every_pin_has_its_hashes() -> None:
 
 
 def test_the_lock_names_no_host() -> None:
-    assert "://" not in LOCK and "index-url" not in LOCK
+    pins = "\n".join(line for line in LOCK.splitlines() if not line.startswith("#"))
+    assert "://" not in pins and "index-url" not in pins
