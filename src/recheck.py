@@ -87,9 +87,7 @@ def _image_faults(
     moved = {id_: abs(row["dice"] - later[id_]["dice"]) for id_, row in earlier.items()}
     masks = sum(any(row[key] != later[id_][key] for key in COUNTS) for id_, row in earlier.items())
     worst = max(moved, key=moved.__getitem__)
-    same = (
-        "all masks are the same" if not masks else f"{masks} masks differ, Dice by up to {moved[worst]:.1e} ({worst})"
-    )
+    differ = f"{masks} masks differ, Dice by up to {moved[worst]:.1e} ({worst})"
     far = sorted((id_ for id_, by in moved.items() if by > IMAGE), key=moved.__getitem__, reverse=True)
     faults = [f"{part}: Dice of {len(far)} images moved by more than {IMAGE} ({', '.join(far[:5])})"] if far else []
     return f"{part}: {len(stored)} images, {differ if masks else 'all masks are the same'}", faults
