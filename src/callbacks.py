@@ -33,8 +33,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
-        for orphan in target.parent.glob(f".{target.name}.*.tmp"):  # left by a process that was killed while writing
-            orphan.unlink()
         with replacing(target) as file:
             torch.save(checkpoint, file)
 

@@ -82,10 +82,12 @@ def entry_point(
 
 
 def _config_error_of(error: ConfigError | InstantiationException) -> ConfigError | None:
-    """Hydra wraps what a constructor raises; a ValueError there is meant for the user, anything else is a bug."""
+    """Hydra wraps what a constructor raises: a ValueError is meant for the user, a TypeError tells of an argument that
+    does not exist or is of another kind, Lightning has an error of its own; anything else is a bug."""
     if isinstance(error, ConfigError):
         return error
-    if not isinstance(error.__cause__, ValueError):
+    theirs = type(error.__cause__).__name__ == "MisconfigurationException"
+    if not theirs and not isinstance(error.__cause__, ValueError | TypeError):
         return None
     where = re.search(r"full_key: (\S+)", str(error))
     config_error = ConfigError(f"{where[1]}: {error.__cause__}" if where else str(error.__cause__))

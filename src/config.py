@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
+from src.bounds import check_bounds
 from src.cli import ConfigError, did_you_mean
 from src.preflight import CONFIG_DIR
 from src.rundir import RESUME, SECRET_KEY, flat, run_hash
@@ -42,6 +43,7 @@ def complete_config(
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
         check_targets(plain(cfg))
+        check_bounds(plain(cfg))
         _check_secrets(plain(cfg))
         _check(plain(cfg))
         cfg.threads = pin_threads(cfg.threads, processes=cfg.trainer.devices)
@@ -104,19 +106,12 @@ def _check(config: Mapping[str, Any]) -> None:
             f"trainer.devices={trainer['devices']} is not possible; it is the number of devices, from 1 up. Which "
             "GPUs: CUDA_VISIBLE_DEVICES=2,3 before the command."
         )
+    if trainer["accelerator"] in ("gpu", "cuda"):
+        _check_gpu(trainer["accelerator"])
     if trainer["devices"] > 1:
         _check_several_devices(config)
     if trainer.get("check_val_every_n_epoch", 1) != 1 or trainer["limit_val_batches"] == 0:
         raise ValueError("a run validates after every epoch: validation selects the checkpoint. Leave it on.")
-    for key, value, allowed, text in (
-        ("seed", config["seed"], lambda x: isinstance(x, int) and x >= 0, "a whole number from 0 up"),
-        ("ema", config["ema"], lambda x: 0 <= x < 1, "from 0 (none) to below 1, such as 0.99"),
-        ("teacher_weight", config["teacher_weight"], lambda x: 0 <= x <= 1, "from 0 to 1"),
-        ("optim.lr", config["optim"].get("lr", 1.0), lambda x: x > 0, "a number above 0"),
-        ("trainer.max_epochs", trainer["max_epochs"], lambda x: isinstance(x, int) and x > 0, "a whole number above 0"),
-    ):
-        if isinstance(value, str | bool | None) or not allowed(value):
-            raise ValueError(f"{key}={value} is not possible; it is {text}.")
 
 
 def listed(cfg: DictConfig, key: str) -> list[str]:
@@ -151,6 +146,13 @@ def _check_secrets(config: Mapping[str, Any]) -> None:
                 f"{key} is given, and every file of the run would hold it. Leave it out and set it in the environment "
                 "(WANDB_API_KEY for W&B)."
             )
+
+
+def _check_gpu(accelerator: str) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError(f"trainer.accelerator={accelerator}, but no GPU is visible here. Use auto or cpu.")
 
 
 def _check_several_devices(config: Mapping[str, Any]) -> None:

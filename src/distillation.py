@@ -31,7 +31,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, image: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
         if self.mean.device != image.device:
-            self.net, self.mean, self.std = (part.to(image.device) for part in (self.net, self.mean, self.std))
+            self.net.to(image.device)
+            self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
         normal = normalize(image, self.mean, self.std)
         if (size := image.shape[-2:]) == self.size:
             return self.net(normal).float().sigmoid()

@@ -207,7 +207,7 @@ def _protocol(
         "root": str(source.root),
         "trained_on": own.dataset,
         "n_named_like_training_images": len(seen),
-        "caveat": "; ".join([source.caveat] * bool(source.caveat) + leaks) or None,
+        "caveat": "; ".join([*([source.caveat] if source.caveat else []), *leaks]) or None,
     }
     if segmenter.mode == "coarse_to_fine":
         told["coarse_threshold_value"] = segmenter.coarse_threshold

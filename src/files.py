@@ -1,11 +1,13 @@
 """Files written whole or not at all, tables in them, and locks."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,10 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` to write into, synced and renamed at the end: what is at `path` is always whole."""
+    """A file beside `path` to write into, synced and renamed at the end: what is at `path` is always whole.
+
+    OSError that names `path`, and tells how much is free, where the disk or a quota is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process id alone: containers that share a folder may share that too
     draft = path.with_name(
@@ -26,8 +31,39 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: as which torch.save passes it on
+        if (full := _full(error)) is None:
+            raise
+        draft.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise OSError(
+            full.errno,
+            f"{path} was not written ({full.strerror}, {free:,.1f} MB are free; what stood there still stands). Make "
+            "room and give the same command again",
+        ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what `replacing` left in `folder` when its process was killed; of processes that live nothing."""
+    for draft in folder.glob(".*.tmp"):
+        pid = draft.name.rsplit(".", 2)[1].partition("-")[0]
+        try:
+            os.kill(int(pid), 0)  # asks only whether there is one
+        except ProcessLookupError:
+            draft.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass  # another's file; a process of another user
+
+
+def _full(error: BaseException | None) -> OSError | None:
+    """The error of a full disk among this one and those that it came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,6 +26,10 @@ class TverskyLoss(nn.Module):
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, gamma: float = 1.0, smooth: float = 1.0):
         super().__init__()
+        if min(alpha, beta) < 0 or alpha + beta <= 0:
+            raise ValueError(f"alpha={alpha}, beta={beta}: neither below 0, and not both 0; Dice has 0.5 and 0.5.")
+        if gamma <= 0 or smooth < 0:
+            raise ValueError(f"gamma={gamma}, smooth={smooth}: gamma must be above 0 and smooth not below.")
         self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
 
     def forward(self, logits: Logits, target: Target) -> Scalar:
@@ -60,6 +64,8 @@ class FocalLoss(nn.Module):
 
     def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0):
         super().__init__()
+        if not 0 <= alpha <= 1 or gamma < 0:
+            raise ValueError(f"alpha={alpha}, gamma={gamma}: alpha is from 0 to 1, gamma not below 0.")
         from segmentation_models_pytorch.losses import FocalLoss as PixelFocal  # here: the import takes seconds
 
         self.loss = PixelFocal(mode="binary", alpha=alpha, gamma=gamma)
@@ -75,6 +81,8 @@ class WeightedSum(nn.Module):
         super().__init__()
         if len(losses) != len(weights):
             raise ValueError(f"{len(losses)} losses but {len(weights)} weights; give one weight per loss.")
+        if min(weights, default=0) < 0 or sum(weights) <= 0:
+            raise ValueError(f"weights={list(weights)}: none may be below 0, and one must be above.")
         self.losses, self.weights = nn.ModuleList(losses), tuple(weights)
 
     def forward(self, logits: Logits, target: Target) -> Scalar:

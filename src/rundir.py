@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +56,7 @@ LATER = {
     **{"data.augment.distort": 0.0, "data.augment.distort_limit": 0.3},
     **{"data.augment.blur": 0.0, "data.augment.blur_limit": 1.5},
 }
+DAMAGED = "It was changed or damaged: restore it, or train the run afresh (resume=never keeps this one beside it)."
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a report reads a thousand: 2 ms each, not 20
 GLANCES = 5  # at a lock: who only looks whether a run is held (src.study) holds it for a moment
 RECORDED_PACKAGES = (
@@ -166,16 +167,15 @@ class RunDir:
         return run
 
     def config(self) -> dict[str, Any]:
-        with (self.path / "config.yaml").open(encoding="utf-8") as file:
-            return yaml.load(file, YAML_LOADER)
+        return _read(self.path / "config.yaml", lambda text: yaml.load(text, YAML_LOADER))
 
     def status(self) -> dict[str, Any]:
         """The content of status.json; {} before a run has begun."""
         path = self.path / "status.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return _read(path, json.loads) if path.is_file() else {}
 
     def metrics(self) -> dict[str, Any]:
-        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return _read(self.path / "metrics.json", json.loads)
 
     @property
     def threshold_file(self) -> Path:
@@ -183,7 +183,7 @@ class RunDir:
 
     def threshold(self) -> dict[str, Any]:
         """How the threshold was chosen; {} for a run that has none, whose masks are cut at 0.5."""
-        return json.loads(self.threshold_file.read_text(encoding="utf-8")) if self.threshold_file.is_file() else {}
+        return _read(self.threshold_file, json.loads) if self.threshold_file.is_file() else {}
 
     def mark(self, state: str, *, reason: str | None = None, **more: Any) -> None:
         """Writes status.json; `started` of the first attempt is kept."""
@@ -223,6 +223,18 @@ class RunDir:
             number += 1
         self.path.rename(aside)
         return aside
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """ValueError that names a file that is absent, or cannot be parsed, or holds no mapping."""
+    try:
+        held = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        said = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise ValueError(f"{path} cannot be read ({said}). {DAMAGED}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} holds a {type(held).__name__} and no mapping. {DAMAGED}")
+    return held
 
 
 def provenance() -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Rules:
         spacing: distance of neighbouring rows and columns in `unit`; None: pixels.
 
     Raises:
-        ValueError: an unknown group of metrics, a threshold outside [0, 1).
+        ValueError: an unknown group of metrics, a threshold outside [0, 1), a tau of 0 or less, an area below 0.
     """
 
     metrics: tuple[str, ...] = ("overlap",)
@@ -58,6 +58,10 @@ class Rules:
             raise ValueError(f"metrics={wrong} are not known. Possible: {', '.join(GROUPS)}.")
         object.__setattr__(self, "threshold", float(self.threshold))  # 2 and 2.0 are one protocol
         object.__setattr__(self, "tau", float(self.tau))
+        if not self.tau > 0 or not self.min_object_area >= 0:
+            raise ValueError(
+                f"tau={self.tau:g}, min_object_area={self.min_object_area}: tau must be above 0, the area not below."
+            )
         _ = self.objects  # checks the threshold and the area
 
     @property

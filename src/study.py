@@ -239,11 +239,14 @@ def others(folder: Path, runs: Sequence[StudyRun]) -> list[str]:
 def state_of(folder: Path, run: StudyRun) -> RunState:
     """Reads it off the run's directory; a run that says it is running, though no process holds it, was interrupted."""
     directory = RunDir(folder / run.name)
-    status = directory.status()
+    try:
+        status, done = directory.status(), _epochs(directory)
+    except ValueError as error:  # one damaged file does not keep the others from being told about
+        return RunState(run, "failed", 0, 0, str(error))
     state, reason = status.get("state", "missing"), _last_line(status.get("reason"))
     if state == "running" and not is_locked(directory.path / ".lock"):
         state, reason = "interrupted", "its process is gone (killed?)"
-    return RunState(run, state, *_epochs(directory), reason)
+    return RunState(run, state, *done, reason)
 
 
 def _epochs(run: RunDir) -> tuple[int, int]:

@@ -8,17 +8,19 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import ConfigError, entry_point
 from src.config import chosen, complete_config, user_errors
-from src.files import read_csv, write_csv, write_json, write_text
+from src.files import read_csv, sweep, write_csv, write_json, write_text
 from src.job import RunFailed, train_apart, train_told
 from src.plan import planned
 from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
@@ -29,13 +31,12 @@ from src.study import settings_to_compare
 
 if TYPE_CHECKING:  # imported inside functions otherwise, so that --help does not wait for torch
     import lightning.pytorch as pl
-    from torch import nn
 
     from src.callbacks import GracefulStop
     from src.data.datamodule import SegmentationDataModule
-    from src.distillation import Teacher
     from src.lineage import Ancestor
     from src.models.cost import Cost
+    from src.task import SegmentationTask
 
 PANEL = 8  # overlays sent to the logger
 
@@ -53,7 +54,7 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     """
     from hydra.utils import instantiate
 
-    from src.assemble import make_net, make_teacher, start_weights
+    from src.assemble import make_net, make_task, make_teacher, start_weights
     from src.build import pin_threads
     from src.data.sampler import Share
     from src.lineage import faults, identity, lineage, refuse_seen
@@ -64,7 +65,14 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
         source.setup("fit")
         source.spread(Share(0, config["trainer"]["devices"]))
         run = RunDir(Path(config["run_dir"]))
-        lock = run.claim(wait=wait)
+        try:
+            lock = run.claim(wait=wait)
+        except OSError as error:
+            raise ValueError(
+                f"{run.path} cannot be made ({error.strerror}). Choose another run_dir=... or runs=..."
+            ) from error
+    for folder in (run.path, run.path / "checkpoints", run.figures):
+        sweep(folder)
     try:
         with user_errors():
             if config["resume"] == "never" and run.status():
@@ -79,11 +87,11 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
                 learned_from = lineage(run, config, resuming=checkpoint is not None)
                 data = identity(config["data"], source.dataset)
                 refuse_seen(faults(learned_from, source.split, data, source.groups()), allowed=source.allow_leaks)
-                teacher = make_teacher(config, source)
                 if config["init"] is not None and not checkpoint:
                     start_weights(config, net)
-            return _attempt(config, run, source, net, cost, checkpoint, learned_from, teacher)
-    except ConfigError:
+                task = make_task(config, net, source, make_teacher(config, source))
+            return _attempt(config, run, source, task, cost, checkpoint, learned_from)
+    except (ConfigError, InstantiationException):
         run.discard_if_empty()
         raise
     finally:
@@ -94,11 +102,10 @@ def _attempt(
     config: dict[str, Any],
     run: RunDir,
     source: "SegmentationDataModule",
-    net: "nn.Module",
+    task: "SegmentationTask",
     cost: "Cost",
     checkpoint: Path | None,
     learned_from: "Sequence[Ancestor]",
-    teacher: "Teacher | None",
 ) -> float:
     """One attempt at a run; whatever ends it is written into status.json."""
     from src import loggers
@@ -122,7 +129,7 @@ def _attempt(
             notes = [*source.notes(test=config["test"]), *source.leak_notes(), *map(str, learned_from)]
             _tell_about_data(source, notes)
             logger = make_logger(config, cost)
-            trainer, seconds = _fit(config, run, source, net, logger, stop, checkpoint, teacher)
+            trainer, seconds = _fit(config, run, source, task, logger, stop, checkpoint)
             value = _score(
                 config, run, logger, cost, {"seconds_of_last_attempt": seconds, "notes": notes, **begun}, trainer
             )
@@ -132,13 +139,15 @@ def _attempt(
     except BaseException as error:
         if stop.received is None:
             code = 2 if isinstance(error, ConfigError) else 1
-            run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=code, **begun)
-            write_text(run.path / "traceback.txt", traceback.format_exc())
+            with suppress(OSError):  # of a full disk, say: it must not hide the error, nor leave the logger open
+                run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=code, **begun)
+                write_text(run.path / "traceback.txt", traceback.format_exc())
             loggers.finish(logger, exit_code=code)
             raise
         # whatever surfaced: a library that was interrupted may dress the SystemExit up as an error of its own
         code = 128 + stop.received
-        run.mark("interrupted", reason=f"signal {stop.received}", exit_code=code, **begun)
+        with suppress(OSError):
+            run.mark("interrupted", reason=f"signal {stop.received}", exit_code=code, **begun)
         loggers.finish(logger, exit_code=code)
         saved = "saved" if run.last.is_file() else "nothing trained yet"
         print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
@@ -150,14 +159,13 @@ def _fit(
     config: dict[str, Any],
     run: RunDir,
     source: "SegmentationDataModule",
-    net: "nn.Module",
+    task: "SegmentationTask",
     logger: Any,
     stop: "GracefulStop",
     checkpoint: Path | None,
-    teacher: "Teacher | None",
 ) -> "tuple[pl.Trainer, float]":
     """Trains to the end, on all devices; returns the trainer and the seconds of this attempt."""
-    from src.assemble import make_task, make_trainer
+    from src.assemble import make_trainer
     from src.ranks import leading
 
     def give_up(reason: str) -> None:
@@ -166,7 +174,7 @@ def _fit(
     begun = time.perf_counter()
     with leading(run.path, config["trainer"]["devices"], checkpoint, give_up) as seat:
         trainer = make_trainer(config, run, logger, stop, seat)
-        trainer.fit(make_task(config, net, source, teacher), datamodule=source, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(task, datamodule=source, ckpt_path=checkpoint, weights_only=True)
     return trainer, round(time.perf_counter() - begun, 1)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src.callbacks import AtomicCheckpointIO
-from src.files import lock, read_csv, write_csv, write_json
+from src.files import lock, read_csv, sweep, write_csv, write_json
 from src.rundir import RunDir, differences, run_hash
 
 from .conftest import REPO
@@ -35,8 +35,12 @@ def test_a_kill_in_mid_write_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         process.join()
         saved = torch.load(path, weights_only=True)
         assert (saved["weights"] == saved["number"]).all()
-    AtomicCheckpointIO().save_checkpoint({"number": 0}, path)
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]  # orphans of the killed are swept
+    for kept in (f".last.ckpt.{os.getpid()}-12.tmp", ".mine.tmp", ".last.ckpt.1-12.tmp"):  # of the living, of others
+        (tmp_path / kept).touch()
+    sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        ["last.ckpt", f".last.ckpt.{os.getpid()}-12.tmp", ".mine.tmp", ".last.ckpt.1-12.tmp"]
+    )
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:

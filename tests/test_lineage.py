@@ -313,5 +313,5 @@ def test_a_student_is_another_run_and_keeps_nothing_of_its_teacher(tiny, trained
 
 
 def test_a_weight_out_of_range(tiny) -> None:
-    with pytest.raises(ConfigError, match=r"teacher_weight=1.5 is not possible; it is from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"teacher_weight=1.5 is not possible; it is a number from 0 and up to 1"):
         tiny("teacher_weight=1.5")

@@ -60,6 +60,8 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         pl.LightningDataModule.__init__(self)
         if crop not in CROPS:
             raise ValueError(f"data.crop={crop!r} is not a crop mode. Possible: {', '.join(CROPS)}.")
+        if len(mean) != len(std) or not mean or min(std) <= 0:
+            raise ValueError(f"data.mean={list(mean)}, data.std={list(std)}: one of each per channel, std above 0.")
         if isinstance(mix, str | bool | None) or not 0 <= mix <= 1:
             raise ValueError(f"data.mix={mix} must be a probability, from 0 to 1.")
         if batch_size < 1:

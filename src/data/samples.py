@@ -48,7 +48,7 @@ class SampleDataset(Dataset):
             rng = np.random.default_rng(sample_key(self.seed, epoch, f"mix {sample_id}"))
             if rng.random() < self.mix:
                 box = mix_box(self.size, rng)
-                other, its_mask = self._alone(self.ids[rng.integers(len(self.ids))], epoch)
+                other, its_mask = self._alone(self.ids[int(rng.integers(len(self.ids)))], epoch)
                 image, mask = image.copy(), mask.copy()  # where nothing augmented they are the cache's
                 image[box], mask[box] = other[box], its_mask[box]
         return image, mask
