@@ -58,6 +58,8 @@ LATER = {
 }
 DAMAGED = "It was changed or damaged: restore it, or train the run afresh (resume=never keeps this one beside it)."
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a report reads a thousand: 2 ms each, not 20
+SHORT = 8000  # characters: too few to nest dangerously deep
+DEEPEST = 100
 GLANCES = 5  # at a lock: who only looks whether a run is held (src.study) holds it for a moment
 RECORDED_PACKAGES = (
     *("torch", "torchvision", "lightning", "torchmetrics", "timm", "segmentation-models-pytorch", "albumentations"),
@@ -167,7 +169,7 @@ class RunDir:
         return run
 
     def config(self) -> dict[str, Any]:
-        return _read(self.path / "config.yaml", lambda text: yaml.load(text, YAML_LOADER))
+        return _read(self.path / "config.yaml", _parse_yaml)
 
     def status(self) -> dict[str, Any]:
         """The content of status.json; {} before a run has begun."""
@@ -223,6 +225,17 @@ class RunDir:
             number += 1
         self.path.rename(aside)
         return aside
+
+
+def _parse_yaml(text: str) -> Any:
+    """ValueError for what is nested deeper than DEEPEST: libyaml's loader would overflow the stack, and end Python."""
+    if len(text) > SHORT:
+        depth = 0
+        for event in yaml.parse(text, YAML_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"nested more than {DEEPEST} deep")
+    return yaml.load(text, YAML_LOADER)
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

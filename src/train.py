@@ -138,7 +138,7 @@ def _attempt(
         return value
     except BaseException as error:
         if stop.received is None:
-            code = 2 if isinstance(error, ConfigError) else 1
+            code = 2 if isinstance(error, ConfigError | InstantiationException) else 1
             with suppress(OSError):  # of a full disk, say: it must not hide the error, nor leave the logger open
                 run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=code, **begun)
                 write_text(run.path / "traceback.txt", traceback.format_exc())

@@ -75,11 +75,11 @@ ROWS = [
     ("data.augment.blur_limit=0", "data.augment.blur_limit=0 is not possible"),
     ("data.mean=[0.5]", "one of each per channel"),
     ("data.std=[0,1,1]", "std above 0"),
-    ("data.split=kfold", "data.split=kfold needs a fold"),
+    ("data=glas data.root=absent data.split=kfold", "data.split=kfold needs a fold"),
     ("data.fold=-1", "data.fold=-1 is not possible"),
-    ("data.fold=0", "belong to data.split=kfold"),
-    ("data.split=kfold data.fold=5", "fold"),
-    ("data.split=kfold data.fold=0 data.n_folds=1", "data.n_folds=1 is not possible"),
+    ("data=glas data.root=absent data.fold=0", "belong to data.split=kfold"),
+    ("data=glas data.root=absent data.split=nonsense", "nonsense"),
+    ("data.fold=0 data.n_folds=1", "data.n_folds=1 is not possible"),
     ("data.allow_leaks=perhaps", "data.allow_leaks=perhaps is neither true nor false"),
     ("data.download=perhaps", "data.download=perhaps is neither true nor false"),
     ("data.counts=[0,5,6]", "counts"),
@@ -174,7 +174,9 @@ def test_a_bad_setting_is_answered_in_one_line(
     assert said in told and "Traceback" not in told, told
     lines = [line for line in told.splitlines() if line.startswith("error: ")]
     assert len(lines) <= 1, told
-    assert not list((tmp_path / "runs").rglob("*.ckpt")) and not list((tmp_path / "runs").rglob("status.json"))
+    assert not list((tmp_path / "runs").rglob("*.ckpt"))
+    for status in (tmp_path / "runs").rglob("status.json"):  # the trainer is built after the run has begun
+        assert typed == ["+trainer.max_epoch=3"] and '"exit_code": 2' in status.read_text()
 
 
 @pytest.mark.parametrize("bound", {*BOUNDS.values()}, ids=str)

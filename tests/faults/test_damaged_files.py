@@ -19,6 +19,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "bytes": lambda path: path.write_bytes(bytes(range(128, 256))),
     "a list": lambda path: path.write_text("[1, 2]"),
     "deep": lambda path: path.write_text("[" * 100_000),
+    "deep lists": lambda path: path.write_text("- " * 100_000),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 READ = {"config.yaml": "config", "status.json": "status", "metrics.json": "metrics", "threshold.json": "threshold"}
