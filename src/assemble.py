@@ -63,7 +63,7 @@ def make_teacher(config: dict[str, Any], source: SegmentationDataModule) -> Teac
 
 
 def make_task(
-    config: dict[str, Any], net: nn.Module, source: SegmentationDataModule, teacher: Teacher | None
+    config: dict[str, Any], net: nn.Module, source: SegmentationDataModule, teacher: Teacher | None = None
 ) -> SegmentationTask:
     loss = instantiate(config["loss"])
     if config["compile"]:

@@ -360,9 +360,9 @@ def test_a_file_that_computes_something_else_is_noticed(
     def wrong(*args: Any) -> Any:
         model = right(*args)
         for weight in model.graph.initializer:
-            if len(weight.dims) == 4:
-                values = onnx.numpy_helper.to_array(weight)
-                weight.CopyFrom(onnx.numpy_helper.from_array(-values, weight.name))
+            values = onnx.numpy_helper.to_array(weight)
+            if values.dtype == np.float32 and values.ndim == 1:  # biases: what found foreground everywhere finds none
+                weight.CopyFrom(onnx.numpy_helper.from_array(values - 100, weight.name))
         return model
 
     monkeypatch.setattr("src.exporting.formats.to_onnx", wrong)

@@ -1,15 +1,13 @@
 """Recipes: every one composes, changes what it says, and is a run of its own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hydra.errors import InstantiationException
 
 from src.config import composed
+from src.data.transforms import make_augment
 from src.rundir import differences, run_hash
 from src.study import config_labels
-from src.train import train
 
 from .conftest import REPO
 
@@ -57,16 +55,15 @@ def test_a_recipe_gives_way_to_what_is_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("limits", "said"),
     [
-        ("data.augment.distort_limit=1.5", "distort_limit=1.5 must be from 0 to 1"),
-        ("data.augment.blur_limit=0", "blur_limit=0 must be at least 0.1"),
-        ("data.mix=half", "data.mix=half must be a probability"),
+        ({"distort_limit": 1.5}, "distort_limit=1.5 must be from 0 to 1"),
+        ({"blur_limit": 0}, "blur_limit=0 must be at least 0.1"),
     ],
 )
-def test_limits_out_of_range(tiny: Callable[..., dict[str, Any]], override: str, said: str) -> None:
-    with pytest.raises(InstantiationException, match=said):  # which the entry point tells in one line
-        train(tiny(override))
+def test_limits_out_of_range(limits: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_augment(**limits)
 
 
 def test_runs_are_named_by_what_differs_and_defaults_by_their_value() -> None:

@@ -47,7 +47,7 @@ class Split:
             raise ValueError(
                 f"{self.dataset} {self.name}: parts are train, val and names that start with test; got {got}"
             )
-        if not re.fullmatch(r"\w[\w.-]*", self.dataset):
+        if not re.fullmatch(r"(\w[\w.-]*)?", self.dataset):
             raise ValueError(f"a split's dataset is {self.dataset!r}; it is a name of letters, digits, _, - and .")
         counts = Counter(id_ for part in self.parts.values() for id_ in part)
         twice = sorted(id_ for id_, count in counts.items() if count > 1)
