@@ -359,10 +359,11 @@ def test_a_file_that_computes_something_else_is_noticed(
 
     def wrong(*args: Any) -> Any:
         model = right(*args)
-        for weight in model.graph.initializer:
-            values = onnx.numpy_helper.to_array(weight)
-            if values.dtype == np.float32 and values.ndim == 1:  # biases: what found foreground everywhere finds none
-                weight.CopyFrom(onnx.numpy_helper.from_array(values - 100, weight.name))
+        (name,) = (output.name for output in model.graph.output)
+        for node in model.graph.node:
+            node.output[:] = ["before" if output == name else output for output in node.output]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([-100]), "shift"))
+        model.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], [name]))  # no foreground anywhere
         return model
 
     monkeypatch.setattr("src.exporting.formats.to_onnx", wrong)
