@@ -1,7 +1,7 @@
 """What each number of a config may be, so that one out of range is answered before anything is built.
 
-Here stands what a library would accept in silence or answer with a traceback; what our own constructors refuse they
-refuse themselves.
+Above all what a library would accept in silence or answer with a traceback. Constructors of ours check what they are
+given besides, since they are called without a config, too.
 """
 
 import math

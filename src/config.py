@@ -42,10 +42,9 @@ def complete_config(
         cfg.choices, cfg.overrides = dict(choices), list(overrides)  # first: a study's name holds the data's choice
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
-        check_targets(plain(cfg))
-        check_bounds(plain(cfg))
-        _check_secrets(plain(cfg))
-        _check(plain(cfg))
+        given = plain(cfg)
+        for check in (check_targets, check_bounds, _check_secrets, _check):
+            check(given)
         cfg.threads = pin_threads(cfg.threads, processes=cfg.trainer.devices)
         cfg.model = solve_width(plain(cfg.model), cfg.data.size, cfg.reference and plain(cfg.reference))
         name = f"{choices['model']}-{run_hash(plain(cfg))}-seed{cfg.seed}"

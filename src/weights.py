@@ -45,7 +45,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             return load(Path(path).read_bytes())
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error}).") from error
-    state = read_checkpoint(path).get("state_dict", {})
+    state = read_checkpoint(path)["state_dict"]
     return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 
