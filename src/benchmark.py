@@ -44,7 +44,7 @@ def benchmark(request: "Request") -> Path:
     from src.benchmarking.training import peaks_apart
     from src.files import write_csv, write_text
     from src.progress import progress
-    from src.rundir import provenance
+    from src.provenance import provenance
 
     most_threads, own_threads = max(request.threads), torch.get_num_threads()
     watch = machine.Watch()

@@ -44,7 +44,7 @@ BOUNDS = {
     "seed": Bound(whole=True, least=0),
     "ema": Bound(least=0, most=1, under=True),
     "teacher_weight": PROBABILITY,
-    "threads": Bound(whole=True, least=1, optional=True),
+    "threads": Bound(whole=True, least=1, most=512, optional=True),  # of thousands the OpenMP library ends the process
     "optim.lr": Bound(least=0, over=True),
     "optim.weight_decay": Bound(least=0),
     "optim.momentum": Bound(least=0, most=1, under=True),

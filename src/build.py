@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import nn
 
@@ -61,6 +62,20 @@ def build_net(model: Mapping[str, Any], *, quiet: bool = False) -> nn.Module:
         net = instantiate(config)
     assert isinstance(net, nn.Module)
     return net
+
+
+def build_within(model: Mapping[str, Any], most_bytes: int, whose: str) -> nn.Module:
+    """`build_net`, quiet, once it is known that its parameters take no more than `most_bytes`: a stranger's config may
+    ask for more than there is memory. ValueError says so, or why it cannot be built; `whose` names it there."""
+    try:
+        with torch.device("meta"):
+            parameters = build_net(model, quiet=True).parameters()
+        needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        if needed > most_bytes:
+            raise ValueError(f"its config asks for {needed / 1e6:,.1f} MB of parameters, the file has less")
+        return build_net(model, quiet=True)
+    except (ValueError, RuntimeError, OverflowError, MemoryError, InstantiationException) as error:
+        raise ValueError(f"the network of {whose} cannot be built: {error}.") from error
 
 
 def pin_threads(threads: int | None, *, processes: int = 1) -> int:

@@ -68,7 +68,8 @@ class GracefulStop(Callback):
     While steps are trained, the handler only notes the signal; the step in progress ends, is saved, and the same
     command resumes exactly there. (Saving inside the handler would catch a step half done: 6 of 8 such runs diverged.)
     A signal during validation waits for its end. Before and after training there is nothing to save: it stops at once,
-    and so it does when the same signal comes again, more than ECHO seconds later.
+    and so it does when the same signal comes again, more than ECHO seconds later. What comes sooner is an echo, which
+    must not break off what is written down about the first.
 
     USR1 and USR2 are a scheduler's word that the time is up. Submitit has set a handler of its own for one of them,
     which has the job requeued: `pass_on` calls it, when everything is on disk. Elsewhere they stop a run like SIGTERM.
@@ -96,7 +97,8 @@ class GracefulStop(Callback):
         if os.getpid() != self._process:  # a loader's worker that was forked just now: Slurm signals every process
             return
         now = time.monotonic()
-        at_once = now - self._came.setdefault(number, now) > ECHO or not self._training
+        first = self.received is None
+        at_once = now - self._came.setdefault(number, now) > ECHO or (first and not self._training)
         self.received = self.received or number
         if at_once:
             raise SystemExit(128 + self.received)

@@ -15,7 +15,8 @@ from omegaconf.errors import MissingMandatoryValue
 from src.bounds import check_bounds
 from src.cli import ConfigError, did_you_mean
 from src.preflight import CONFIG_DIR
-from src.rundir import RESUME, SECRET_KEY, flat, run_hash
+from src.rundir import RESUME, run_hash
+from src.secret import check_secrets
 from src.trusted import check_targets
 
 SWITCHES = ("deep_supervision", "channels_last", "compile", "test", "plan", "fail_fast", "allow_same")
@@ -43,7 +44,7 @@ def complete_config(
         cfg.mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
         cfg.test = not multirun if cfg.test is None else cfg.test
         given = plain(cfg)
-        for check in (check_targets, check_bounds, _check_secrets, _check):
+        for check in (check_targets, check_bounds, check_secrets, _check):
             check(given)
         cfg.threads = pin_threads(cfg.threads, processes=cfg.trainer.devices)
         cfg.model = solve_width(plain(cfg.model), cfg.data.size, cfg.reference and plain(cfg.reference))
@@ -136,15 +137,6 @@ def check_number(config: Mapping[str, Any], key: str, least: float, *, whole: bo
         kind = "whole number" if whole else "number"
         bound = f" from {least:g} up" if least > -math.inf else ""
         raise ValueError(f"{key}={value} is not possible; it is a {kind}{bound}.")
-
-
-def _check_secrets(config: Mapping[str, Any]) -> None:
-    for key, value in flat(config).items():
-        if value and SECRET_KEY.search(key.rpartition(".")[2]):
-            raise ValueError(
-                f"{key} is given, and every file of the run would hold it. Leave it out and set it in the environment "
-                "(WANDB_API_KEY for W&B)."
-            )
 
 
 def _check_gpu(accelerator: str) -> None:

@@ -99,6 +99,7 @@ def evaluate_run(
         ValueError: not a run directory, an unknown part, mode or metric, or images of a part that are absent on disk.
         FloatingPointError: the network's output is not finite.
     """
+    from src.bounds import check_bounds
     from src.build import pin_threads
     from src.rundir import RunDir
     from src.scoring import Rules, calibration, strata, summarize
@@ -107,6 +108,7 @@ def evaluate_run(
     from src.trained import open_trained, run_directory
 
     run = RunDir.open(run_directory(path))
+    check_bounds(run.config())
     pin_threads(run.config().get("threads"))
     trained = open_trained(weights or path)
     segmenter = trained.segmenter(device=device, mode=mode, threshold=threshold, **looking)

@@ -204,7 +204,7 @@ def _parity(
 ) -> "Parity":
     from src.build import TORCHS_CHOICE
     from src.exporting.parity import Parity, compare, time_all
-    from src.rundir import provenance
+    from src.provenance import provenance
 
     ids = spread([id_ for part in subject.parts.values() for id_ in part], images)
     rows = compare(candidates, ids, subject.source.load)

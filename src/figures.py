@@ -14,8 +14,22 @@ if "ipykernel" not in sys.modules:  # a notebook shows figures in its cells
     matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from matplotlib.figure import Figure
+
+from src.files import replacing
+
 TRUTH, PRED = (64, 220, 90), (255, 70, 70)  # green and red, RGB
 TILE = 256
+plt.rcParams["text.parse_math"] = False  # names may hold a $
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Closes the figure; the file is whole or as it was before (`src.files.replacing`), its kind that of the name."""
+    try:
+        with replacing(path) as file:
+            figure.savefig(file, dpi=dpi, format=path.suffix[1:])
+    finally:
+        plt.close(figure)
 
 
 def plot_curves(history: Sequence[Mapping[str, str]], path: Path, monitor: str, best_epoch: int) -> None:
@@ -32,9 +46,7 @@ def plot_curves(history: Sequence[Mapping[str, str]], path: Path, monitor: str, 
     value = next(float(row[monitor]) for row in history if int(row["epoch"]) == best_epoch)
     axes[0 if monitor.endswith("loss") else 1].axvline(best_epoch + 1, color="grey", linestyle=":")
     figure.suptitle(f"best {monitor} {value:.4f} in epoch {best_epoch + 1}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int = 2) -> np.ndarray:
@@ -56,9 +68,7 @@ def plot_overlays(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
             axis.imshow(tile(sample))
             axis.set_title(f"{name}  dice {sample['dice']:.3f}\n{sample['id']}", fontsize=8)
     figure.suptitle(f"{title}: truth green, prediction red", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def tile(sample: Mapping[str, Any]) -> np.ndarray:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would compute
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -76,17 +78,47 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of one shape; floats as Python prints them, so that reading them back gives the same numbers."""
+    """Rows of one shape; floats as Python prints them, so that reading them back gives the same numbers.
+
+    A text that a spreadsheet would take for a formula gets a quote before it, which `read_csv` takes away.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 
+def plain_cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(FORMULAS) else text
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(("'", *FORMULAS)):
+        return value
+    try:
+        float(value)  # a number that was read as text
+        return value
+    except ValueError:
+        return f"'{value}"
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if text.startswith("'") and text[1:].startswith(("'", *FORMULAS)) else text
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Rows by the names in the first. ValueError names a file that is no such table, or has lost a part of a row."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); it is damaged: restore it, or have it made anew") from error
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():  # more cells than names, or fewer
+            raise ValueError(f"{path}: row {number} has not the cells of the first; restore it, or have it made anew")
+    return [{name: _as_it_was(text) for name, text in row.items()} for row in rows]
 
 
 def is_locked(path: Path) -> bool:

@@ -4,8 +4,10 @@ python -m src.job <complete config as YAML>: what `src.train` starts for each ru
 """
 
 import ctypes
+import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,10 +32,45 @@ from src.rundir import RunDir
 POLL = 0.2  # s between looks at the child
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# what torch, oneDNN, OpenCV and C++ say in errors that are no MemoryError
+OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|(can't|cannot|failed to) allocate|(not enough|insufficient) (free )?memory|bad_alloc"
+    r"|could not create a memory object|DataLoader worker .* is killed by signal: (Killed|Bus error)",
+    re.IGNORECASE,
+)
 
 
 class RunFailed(CompactHydraException):
     """A run of a study failed; its own directory says why. Hydra prints the message alone, without a traceback."""
+
+
+class OutOfMemory(CompactHydraException, RuntimeError):
+    """The memory of this machine or of its GPU ran out. Hydra prints the message alone, without a traceback."""
+
+
+@contextmanager
+def memory_errors(run: RunDir) -> Iterator[None]:
+    """OutOfMemory, with what to do, for each of the errors that say that there is no memory left."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        going_on = (
+            "What was trained is kept: the same command goes on where there is more. " if run.last.is_file() else ""
+        )
+        raise OutOfMemory(
+            f"out of memory ({said}). {going_on}Lower data.batch_size, data.size or data.num_workers, or end what else "
+            "takes memory here."
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    told = isinstance(error, ConfigError | ValueError | CompactHydraException)  # has its own remedy
+    return not told and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def train_apart(config: dict[str, Any], *, worker: bool = False) -> float:

@@ -93,7 +93,7 @@ def read_lineage(run_path: Path) -> list[Ancestor]:
     try:
         held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
         return [Ancestor(**{**row, "train": tuple(row["train"]), "val": tuple(row["val"])}) for row in held]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}): restore it, or nobody can tell which images that "
             "run has seen."

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from src.rundir import SECRET_KEY
+from src.secret import NAME as SECRET_NAME
 
 # Before W&B is imported: its error telemetry held the exit of the process for 20 s when the server did not answer.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -247,7 +247,7 @@ def _finish_wandb(*, exit_code: int) -> None:
 
 def _hide_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: "<hidden>" if v and SECRET_KEY.search(str(k)) else _hide_secrets(v) for k, v in value.items()}
+        return {k: "<hidden>" if v and SECRET_NAME.search(str(k)) else _hide_secrets(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_hide_secrets(item) for item in value]
     return value

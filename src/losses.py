@@ -17,6 +17,12 @@ Target = Float[Tensor, "b n h w"]
 Scalar = Float[Tensor, ""]
 
 
+def _wide(logits: Logits, target: Target) -> tuple[Logits, Target]:
+    """Both in float32, in which no sum over pixels overflows; float64 stays."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(dtype), target.to(dtype)
+
+
 class TverskyLoss(nn.Module):
     """(1 - TI)^gamma per image, TI = (TP + s) / (TP + alpha FP + beta FN + s), on soft counts of sigmoid(logits).
 
@@ -33,7 +39,8 @@ class TverskyLoss(nn.Module):
         self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
 
     def forward(self, logits: Logits, target: Target) -> Scalar:
-        probs, target = logits.float().sigmoid().flatten(1), target.float().flatten(1)  # float: sums overflow in fp16
+        logits, target = _wide(logits, target)
+        probs, target = logits.sigmoid().flatten(1), target.flatten(1)
         tp, fp, fn = (probs * target).sum(1), (probs * (1 - target)).sum(1), ((1 - probs) * target).sum(1)
         index = (tp + self.smooth) / (tp + self.alpha * fp + self.beta * fn + self.smooth)
         return (1 - index).clamp(min=1e-7).pow(self.gamma).mean()  # clamp: the root's slope at 0 is infinite
@@ -43,7 +50,7 @@ class BCELoss(nn.Module):
     """Binary cross-entropy, mean over pixels; images have one size, so every image counts the same."""
 
     def forward(self, logits: Logits, target: Target) -> Scalar:
-        return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+        return F.binary_cross_entropy_with_logits(*_wide(logits, target))
 
 
 class LovaszLoss(nn.Module):
@@ -56,7 +63,7 @@ class LovaszLoss(nn.Module):
         self.loss = PerImageLovasz(mode="binary", per_image=True, from_logits=True)
 
     def forward(self, logits: Logits, target: Target) -> Scalar:
-        return self.loss(logits.float().flatten(0, 1), target.float().flatten(0, 1))
+        return self.loss(*(values.flatten(0, 1) for values in _wide(logits, target)))
 
 
 class FocalLoss(nn.Module):
@@ -71,7 +78,7 @@ class FocalLoss(nn.Module):
         self.loss = PixelFocal(mode="binary", alpha=alpha, gamma=gamma)
 
     def forward(self, logits: Logits, target: Target) -> Scalar:
-        return self.loss(logits.float(), target.float())
+        return self.loss(*_wide(logits, target))
 
 
 class WeightedSum(nn.Module):

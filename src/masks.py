@@ -19,6 +19,7 @@ from src.files import replacing
 
 SIDE = 256  # px, the longer side at most: 88 masks take about 50 kB
 FILE = "masks.npz"
+MOST_BYTES = 2**31  # unpacked: of some hundred thousand images
 
 
 class Packed(NamedTuple):
@@ -74,12 +75,15 @@ class Masks:
 def read_masks(path: Path, part: str) -> Masks:
     """The masks of one part, by id. ValueError names a file that does not hold what it should."""
     try:
+        with zipfile.ZipFile(path) as archive:  # its own word is enough: numpy reads no more of an entry than that
+            if (size := sum(entry.file_size for entry in archive.infolist())) > MOST_BYTES:
+                raise ValueError(f"it would unpack to {size:,} bytes, the limit is {MOST_BYTES:,}")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             ids, parts, shapes, bits = (held[key] for key in ("ids", "parts", "shapes", "bits"))
         lengths = -(-shapes.prod(axis=1) // 8)
         if len(ids) != len(parts) or len(ids) != len(shapes) or lengths.sum() != len(bits):
             raise ValueError("its arrays do not belong together")
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no masks ({type(error).__name__}: {error}).") from error
     ends = lengths.cumsum()
     wanted = [int(i) for i in np.flatnonzero(parts == part)]

@@ -11,7 +11,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 
-from src.files import replacing
+from src.files import plain_cell, replacing
 from src.rois import COLUMNS, PostProcess, Roi, find_rois, rle, roi_row
 
 COLOUR = (255, 70, 70)  # of the foreground, RGB
@@ -77,11 +77,6 @@ def at_most(shape: Sequence[int], side: int) -> tuple[int, int]:
     """Width and height, the longer at most `side`."""
     scale = min(1.0, side / max(shape[:2]))
     return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-
-
-def plain_cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 # ---- the results of a call
@@ -165,6 +160,9 @@ class Tables:
             "errors": "backslashreplace",
             "newline": "",
         }  # names may be any bytes
+        for path in self.paths:
+            if path.is_symlink():  # what it leads to is somebody else's
+                path.unlink()
         self.files = [path.open("w", **how) for path in self.paths]
         self.writers = [
             csv.DictWriter(file, columns)

@@ -23,7 +23,8 @@ from src.cli import ConfigError
 from src.config import chosen, complete_config, user_errors
 from src.preflight import Composer, composing
 from src.progress import progress
-from src.rundir import defining_but_seed, differences, provenance
+from src.provenance import provenance
+from src.rundir import defining_but_seed, differences
 from src.slurm import check_slurm
 from src.study import StudyRun, fixed_overrides, state_of, study_states, summary, variant_labels, write_plan
 

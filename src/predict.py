@@ -5,6 +5,7 @@ python -m src.predict run=runs/... input=folder output=found spacing=0.5 unit=mm
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -167,7 +168,8 @@ def _read(path: Path, intensity: Sequence[float] | None, max_pixels: int) -> "Pi
 def _refuse_to_overwrite(output: Path, names: Sequence[str], overwrite: bool) -> None:
     from src.outputs import TABLES, mask_path
 
-    there = [path for path in (*(output / t for t in TABLES), *(mask_path(output, n) for n in names)) if path.exists()]
+    paths = [*(output / table for table in TABLES), *(mask_path(output, name) for name in names)]
+    there = [path for path in paths if os.path.lexists(path)]  # a link, too: what it leads to would be written
     if there and not overwrite:
         raise ValueError(
             f"output={output} holds results already, such as {there[0]}. Choose another output, or say overwrite=true."

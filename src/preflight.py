@@ -22,6 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.trusted import check_hydra
+
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 # What Hydra itself raises for a bad command line or YAML file: also ValueError (`~model=1`) and AssertionError (a key
 # below a null).
@@ -180,6 +182,10 @@ class Composer:
             raise ConfigError(self._unknown_keys(overrides, mode) or _text_of(error)) from error
         if any(o.is_add() or o.is_force_add() for o in overrides) and (problems := self._unknown_keys(overrides, mode)):
             raise ConfigError(problems)
+        try:
+            check_hydra(_plain(composed.hydra))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return composed
 
     def _compose(self, lines: list[str], mode: RunMode) -> DictConfig:

@@ -30,8 +30,9 @@ class Recheck:
 def recheck(path: str | Path, device: str | None = None) -> Recheck:
     """Scores a run or a bundle again, as at the end of training, and compares; nothing is written.
 
-    Three things must hold: the stored means are those of the stored rows; the protocol is the same; every image has its
-    score again, exactly or within IMAGE, and every mean within MEAN.
+    Four things must hold: the stored means are those of the stored rows; the protocol is the same; so is the content of
+    images and masks, where the run recorded it; every image has its score again, exactly or within IMAGE, and every
+    mean within MEAN.
 
     Raises ValueError for what is no run, was not scored, or whose images are not at hand.
     """
@@ -43,6 +44,10 @@ def recheck(path: str | Path, device: str | None = None) -> Recheck:
     parts = list(stored["scores"])
     again = evaluate_run(path, parts=parts, device=device)
     lines, faults = [], _protocol_faults(stored["protocol"], again.protocol)
+    recorded = stored.get("contents", {})
+    for part, digest in again.source.contents(parts).items():
+        if recorded.get(part, digest) != digest:
+            faults.append(f"{part}: images or masks have other content than those that were scored, under the same ids")
     for part in parts:
         of_part = [row for row in rows if row["part"] == part]
         faults += _table_faults(part, stored["scores"][part], of_part)
@@ -51,7 +56,7 @@ def recheck(path: str | Path, device: str | None = None) -> Recheck:
         faults += found
         for name, value in stored["scores"][part].items():
             now = again.scores[part].get(name)
-            if name in ("dice", "iou") and (now is None or abs(now - value) > MEAN):
+            if name in ("dice", "iou") and (now is None or not abs(now - value) <= MEAN):  # not: NaN is no match
                 faults.append(f"{part}: {name} is {value:.6f} in metrics.json, {now:.6f} now")
     return Recheck(lines, faults)
 
@@ -72,7 +77,7 @@ def _table_faults(part: str, scores: Mapping[str, Any], rows: Sequence[Mapping[s
         name
         for name, value in scores.items()
         if (value is None) != (means.get(name) is None)
-        or (value is not None and abs(value - means[name]) > ARITHMETIC * max(1.0, abs(value)))
+        or (value is not None and not abs(value - means[name]) <= ARITHMETIC * max(1.0, abs(value)))
     ]
     return [f"{part}: {', '.join(wrong)} in metrics.json are not the means of per_image.csv"] if wrong else []
 
@@ -88,6 +93,6 @@ def _image_faults(
     masks = sum(any(row[key] != later[id_][key] for key in COUNTS) for id_, row in earlier.items())
     worst = max(moved, key=moved.__getitem__)
     differ = f"{masks} masks differ, Dice by up to {moved[worst]:.1e} ({worst})"
-    far = sorted((id_ for id_, by in moved.items() if by > IMAGE), key=moved.__getitem__, reverse=True)
+    far = sorted((id_ for id_, by in moved.items() if not by <= IMAGE), key=moved.__getitem__, reverse=True)
     faults = [f"{part}: Dice of {len(far)} images moved by more than {IMAGE} ({', '.join(far[:5])})"] if far else []
     return f"{part}: {len(stored)} images, {differ if masks else 'all masks are the same'}", faults

@@ -126,7 +126,7 @@ def write_report(request: Request) -> "Comparison":
     Raises ValueError where runs do not compare, and for unknown metrics, variants and kinds of figures.
     """
     from src.comparison import compare, read_results
-    from src.files import write_csv, write_text
+    from src.files import sweep, write_csv, write_text
     from src.progress import progress
     from src.reporting import texts
     from src.reporting.gallery import make_gallery
@@ -138,6 +138,8 @@ def write_report(request: Request) -> "Comparison":
 
     check_format(request.figures)  # before anything is written
     out, states = request.out, [state_of(request.folder, run) for run in request.runs]
+    for folder in (out, out / "figures"):
+        sweep(folder)
     with progress(4, "report", unit=" steps") as bar:
         results, part = read_results(request.folder, request.runs, request.part, request.mode)
         bar.update()

@@ -1,6 +1,7 @@
 """Where a run goes on, and whether it is the same run that was begun."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -78,12 +79,26 @@ def checkpoint_to_resume(run: RunDir, config: dict[str, Any]) -> Path | None:
     return None
 
 
-def tell_about_code(run: RunDir, now: dict[str, Any]) -> None:
-    """Says which code and packages the run was begun with, where they are others now: its numbers may differ."""
+def check_same_images(run: RunDir, contents: Mapping[str, str]) -> None:
+    """ValueError where images or masks that the run was begun with have other content now (`DataSource.contents`)."""
+    earlier = run.status().get("contents", {})
+    if changed := [part for part, digest in contents.items() if earlier.get(part, digest) != digest]:
+        raise ValueError(
+            f"{run.path} was begun with other images or masks of {', '.join(changed)}: the files have the same names "
+            "and another content now. Put the earlier ones back, or choose another run_dir, or resume=never to start "
+            "afresh (the earlier run is kept beside it)."
+        )
+
+
+def tell_changes(run: RunDir, now: Mapping[str, Any]) -> None:
+    """Says with which code, packages and machine the run was begun, where they are others now: its numbers may
+    differ."""
     earlier = run.status()
     pairs = [("commit", str(earlier.get("commit", ""))[:12], str(now["commit"])[:12])]
-    versions = earlier.get("versions", {})
-    pairs += [(name, versions[name], version) for name, version in now["versions"].items() if name in versions]
-    changed = [f"{name} {then} -> {version}" for name, then, version in pairs if then and then != version]
+    for group in ("versions", "machine"):
+        held = earlier.get(group, {})
+        pairs += [(name, held[name], value) for name, value in now[group].items() if name in held]
+    changed = [f"{name} {then} -> {value}" for name, then, value in pairs if then and then != value]
     if changed:
-        print(f"note: this run was begun with other code or packages: {', '.join(changed)}.", file=sys.stderr)
+        told = ", ".join(changed)
+        print(f"note: this run was begun with other code, packages or hardware: {told}.", file=sys.stderr)

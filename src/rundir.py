@@ -22,15 +22,11 @@ training needs, and without what no one else can use.
 import hashlib
 import json
 import os
-import platform
-import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,16 +52,13 @@ LATER = {
     **{"data.augment.distort": 0.0, "data.augment.distort_limit": 0.3},
     **{"data.augment.blur": 0.0, "data.augment.blur_limit": 1.5},
 }
+MADE_WITH = ("commit", "versions", "machine", "contents")  # of an attempt, in status.json and metrics.json
 DAMAGED = "It was changed or damaged: restore it, or train the run afresh (resume=never keeps this one beside it)."
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a report reads a thousand: 2 ms each, not 20
 SHORT = 8000  # characters: too few to nest dangerously deep
-DEEPEST = 100
+DEEPEST, MOST_NODES = 100, 100_000
+LOGGERS_OWN = "wandb"  # its folder in a run: links of its own, and nothing of ours is read or written there
 GLANCES = 5  # at a lock: who only looks whether a run is held (src.study) holds it for a moment
-RECORDED_PACKAGES = (
-    *("torch", "torchvision", "lightning", "torchmetrics", "timm", "segmentation-models-pytorch", "albumentations"),
-    *("numpy", "scipy", "pillow", "opencv-python-headless", "hydra-core", "omegaconf"),
-)
-SECRET_KEY = re.compile(r"(^|_)(api_?key|token|password|secret)$", re.IGNORECASE)  # of what no file of a run may hold
 
 
 def defining(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +153,7 @@ class RunDir:
     def open(cls, path: str | Path) -> "RunDir":
         """An existing run; ValueError that says what is missing for it to be one."""
         run = cls(Path(path))
+        run.refuse_links()
         for part in (run.path / "config.yaml", run.weights):
             if not part.is_file():
                 raise ValueError(
@@ -188,17 +182,22 @@ class RunDir:
         return _read(self.threshold_file, json.loads) if self.threshold_file.is_file() else {}
 
     def mark(self, state: str, *, reason: str | None = None, **more: Any) -> None:
-        """Writes status.json; `started` of the first attempt is kept."""
+        """Writes status.json; `started` of the first attempt is kept, and MADE_WITH of the last that had begun."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        started = self.status().get("started", now)
-        status = {"state": state, "reason": reason, "started": started, "updated": now, "pid": os.getpid(), **more}
+        earlier = self.status()
+        made_with = {key: earlier[key] for key in MADE_WITH if key in earlier}
+        started = earlier.get("started", now)
+        status = {"state": state, "reason": reason, "started": started, "updated": now, "pid": os.getpid()}
+        status |= made_with | more
         write_json(self.path / "status.json", status)
 
     def claim(self, *, wait: bool = False) -> IO[str]:
         """Locks the directory for this process; the kernel lets go when the process ends, however it ends.
 
         Keep the returned file. When another process is training in it: ValueError, or with `wait` its end is awaited.
+        ValueError also as `refuse_links`.
         """
+        self.refuse_links()
         for _ in range(GLANCES):
             try:
                 return lock(self.path / ".lock", wait=False)
@@ -212,6 +211,20 @@ class RunDir:
                 f"{self.path} is in use: process {self.status().get('pid')} is training in it. Wait for it, or choose "
                 "another run_dir=..."
             )
+
+    def refuse_links(self) -> None:
+        """ValueError where a link in the directory leads out of it: a stranger's run could have a log, a picture or a
+        table written over any file, or a file that is nobody's business copied into what is handed on."""
+        root = os.path.realpath(self.path)
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                place = os.path.join(folder, name)
+                if os.path.islink(place) and os.path.commonpath([root, os.path.realpath(place)]) != root:
+                    raise ValueError(
+                        f"{place} is a link that leads out of the run directory, to {os.path.realpath(place)}; nothing "
+                        "is read or written through it. Put there what it leads to, or remove it."
+                    )
+            folders[:] = [name for name in folders if name != LOGGERS_OWN]
 
     def discard_if_empty(self) -> None:
         """Removes a directory in which nothing was begun."""
@@ -228,14 +241,33 @@ class RunDir:
 
 
 def _parse_yaml(text: str) -> Any:
-    """ValueError for what is nested deeper than DEEPEST: libyaml's loader would overflow the stack, and end Python."""
-    if len(text) > SHORT:
-        depth = 0
-        for event in yaml.parse(text, YAML_LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ValueError(f"nested more than {DEEPEST} deep")
+    """ValueError for what is nested deeper than DEEPEST: libyaml's loader would overflow the stack, and end Python;
+    and for more than MOST_NODES, those that an alias repeats counted each time: 1 kB of them may stand for millions."""
+    if len(text) > SHORT or "*" in text:
+        _check_size(text)
     return yaml.load(text, YAML_LOADER)
+
+
+def _check_size(text: str) -> None:
+    nodes = 0
+    open_at: list[tuple[str | None, int]] = []  # collections that have not ended: their anchor, nodes before them
+    nodes_of: dict[str | None, int] = {}
+    for event in yaml.parse(text, YAML_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in open_at):
+                raise ValueError(f"the alias *{event.anchor} stands inside of what it repeats")
+            nodes += nodes_of.get(event.anchor, 1)
+        elif isinstance(event, yaml.NodeEvent):
+            nodes += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_at.append((event.anchor, nodes))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, begun = open_at.pop()
+            nodes_of[anchor] = nodes - begun + 1
+        if len(open_at) > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} deep")
+        if nodes > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES} values, with what aliases repeat")
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -248,26 +280,3 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise ValueError(f"{path} holds a {type(held).__name__} and no mapping. {DAMAGED}")
     return held
-
-
-def provenance() -> dict[str, Any]:
-    """Commit of the code (with "+dirty" when files differ from it), versions of Python and the packages that matter."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
-    return {"commit": commit, "versions": {"python": platform.python_version(), **dict(_versions(RECORDED_PACKAGES))}}
-
-
-def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for package in packages:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            yield package, "absent"

@@ -163,7 +163,8 @@ def calibration(images: Sequence[Scored]) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a per_image.csv as they were written, types and all; `summarize` of a part gives its scores again."""
+    """The rows of a per_image.csv as they were written, types and all; `summarize` of a part gives its scores again.
+    ValueError names a file in which a value is none."""
 
     def typed(name: str, value: str) -> Any:
         if name in TEXTS:
@@ -172,7 +173,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             return value == "True"
         return int(value) if name in WHOLE else float(value)
 
-    return [{name: typed(name, value) for name, value in row.items()} for row in read_csv(path)]
+    try:
+        return [{name: typed(name, value) for name, value in row.items()} for row in read_csv(path)]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} was changed or damaged ({error}): restore it, or evaluate the run again.") from error
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from src.data.checks import mixed_masks
@@ -55,6 +56,9 @@ def own_source(run: RunDir) -> DataSource:
     check_part(config, "data", DataSource, run.path / "config.yaml", ours=run.is_bundle)
     if run.is_bundle and "root" in config:  # where it was trained is not where it is used
         config = {**config, "root": str(Path(os.environ.get("EMISNET_DATA", "data")) / Path(config["root"]).name)}
-    source = instantiate({**config, "download": False})
+    try:
+        source = instantiate({**config, "download": False})
+    except InstantiationException as error:
+        raise ValueError(f"{run.path / 'config.yaml'}: data: {error.__cause__}") from error
     source.split = read_split(run.path / "split.json")
     return source

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from src.files import write_json
+from src.files import lock, write_json
 from src.progress import in_threads
 from src.rundir import RunDir
 from src.scoring import choose_threshold, dice_curve
@@ -30,12 +30,16 @@ def stored_threshold(run: RunDir, way: str = "full") -> dict[str, Any]:
 
 
 def store_threshold(run: RunDir, way: str, chosen: dict[str, Any]) -> None:
-    """Writes it into the run. A new threshold of `full` drops those of the others, whose coarse masks it cuts."""
-    if way == "full":
-        write_json(run.threshold_file, chosen)
-        return
-    told = run.threshold()
-    write_json(run.threshold_file, told | {"modes": told.get("modes", {}) | {way: chosen}})
+    """Writes it into the run. A new threshold of `full` drops those of the others, whose coarse masks it cuts.
+
+    Processes that store at once wait for each other, so that none writes what another has just replaced.
+    """
+    with lock(run.path / ".threshold.lock"):  # not the run's own, which a training holds that stores one itself
+        if way == "full":
+            write_json(run.threshold_file, chosen)
+        else:
+            told = run.threshold()
+            write_json(run.threshold_file, told | {"modes": told.get("modes", {}) | {way: chosen}})
 
 
 class Kept(NamedTuple):

@@ -21,10 +21,11 @@ from omegaconf import DictConfig
 from src.cli import ConfigError, entry_point
 from src.config import chosen, complete_config, user_errors
 from src.files import read_csv, sweep, write_csv, write_json, write_text
-from src.job import RunFailed, train_apart, train_told
+from src.job import RunFailed, memory_errors, train_apart, train_told
 from src.plan import planned
-from src.resume import check_same_run, checkpoint_to_resume, set_aside, tell_about_code, tell_finished
-from src.rundir import RunDir, provenance
+from src.provenance import machine, provenance
+from src.resume import check_same_images, check_same_run, checkpoint_to_resume, set_aside, tell_changes, tell_finished
+from src.rundir import RunDir
 from src.runlog import logged_to
 from src.slurm import in_grace
 from src.study import settings_to_compare
@@ -52,6 +53,25 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stands.
         SystemExit: 130 or 143 after SIGINT or SIGTERM (138, 140 after USR1, USR2); what was trained is saved.
     """
+    from src.callbacks import GracefulStop
+
+    run = RunDir(Path(config["run_dir"]))
+    stop = GracefulStop(run)
+    try:
+        with stop, memory_errors(run):
+            return _train(config, run, stop, wait=wait)
+    except BaseException as error:
+        if stop.received is None:
+            raise
+        # whatever surfaced: a library that was interrupted may dress the SystemExit up as an error of its own
+        saved = "saved" if run.last.is_file() else "nothing trained yet"
+        print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
+        stop.pass_on(requeue=in_grace())  # under submitit the job is requeued, and this process ends here
+        raise SystemExit(128 + stop.received) from error
+
+
+def _train(config: dict[str, Any], run: RunDir, stop: "GracefulStop", *, wait: bool) -> float:
+    """`train`, where a stop signal raises SystemExit."""
     from hydra.utils import instantiate
 
     from src.assemble import make_net, make_task, make_teacher, start_weights
@@ -64,7 +84,6 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
         source = instantiate(config["data"])
         source.setup("fit")
         source.spread(Share(0, config["trainer"]["devices"]))
-        run = RunDir(Path(config["run_dir"]))
         try:
             lock = run.claim(wait=wait)
         except OSError as error:
@@ -80,6 +99,8 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
             check_same_run(run, config, source)
             if run.status().get("state") == "finished":
                 return tell_finished(run, config)
+            contents = source.contents(list(source.parts))
+            check_same_images(run, contents)
             checkpoint = checkpoint_to_resume(run, config)
         with logged_to(run.path / "train.log"):
             with user_errors():
@@ -90,8 +111,8 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
                 if config["init"] is not None and not checkpoint:
                     start_weights(config, net)
                 task = make_task(config, net, source, make_teacher(config, source))
-            return _attempt(config, run, source, task, cost, checkpoint, learned_from)
-    except (ConfigError, InstantiationException):
+            return _attempt(config, run, stop, source, task, cost, checkpoint, learned_from, contents)
+    except (ConfigError, InstantiationException, SystemExit):
         run.discard_if_empty()
         raise
     finally:
@@ -101,24 +122,24 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
 def _attempt(
     config: dict[str, Any],
     run: RunDir,
+    stop: "GracefulStop",
     source: "SegmentationDataModule",
     task: "SegmentationTask",
     cost: "Cost",
     checkpoint: Path | None,
     learned_from: "Sequence[Ancestor]",
+    contents: dict[str, str],
 ) -> float:
     """One attempt at a run; whatever ends it is written into status.json."""
     from src import loggers
     from src.assemble import make_logger
-    from src.callbacks import GracefulStop
     from src.lineage import LINEAGE, lineage_json
 
     logger: Any = False
-    begun = provenance()  # now: files may change while it trains
-    stop = GracefulStop(run)
+    begun = {**provenance(), "machine": machine(config["trainer"]["accelerator"]), "contents": contents}
     try:
-        with stop:
-            tell_about_code(run, begun)
+        with memory_errors(run):
+            tell_changes(run, begun)
             run.mark("running", **begun)
             write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             write_text(run.path / "split.json", source.split.to_json())
@@ -129,30 +150,29 @@ def _attempt(
             notes = [*source.notes(test=config["test"]), *source.leak_notes(), *map(str, learned_from)]
             _tell_about_data(source, notes)
             logger = make_logger(config, cost)
-            trainer, seconds = _fit(config, run, source, task, logger, stop, checkpoint)
+            trainer, seconds = _fit(config, run, source, task, logger, stop, checkpoint, begun)
             value = _score(
                 config, run, logger, cost, {"seconds_of_last_attempt": seconds, "notes": notes, **begun}, trainer
             )
-        run.mark("finished", exit_code=0, **begun)
-        loggers.finish(logger, exit_code=0)
-        return value
+            run.mark("finished", exit_code=0, **begun)
     except BaseException as error:
-        if stop.received is None:
-            code = 2 if isinstance(error, ConfigError | InstantiationException) else 1
-            with suppress(OSError):  # of a full disk, say: it must not hide the error, nor leave the logger open
-                run.mark("failed", reason=f"{type(error).__name__}: {error}", exit_code=code, **begun)
+        state, reason, code = _how_it_ended(error, stop)
+        with suppress(OSError):  # of a full disk, say: it must not hide the error, nor leave the logger open
+            run.mark(state, reason=reason, exit_code=code, **begun)
+            if state == "failed":
                 write_text(run.path / "traceback.txt", traceback.format_exc())
-            loggers.finish(logger, exit_code=code)
-            raise
-        # whatever surfaced: a library that was interrupted may dress the SystemExit up as an error of its own
-        code = 128 + stop.received
-        with suppress(OSError):
-            run.mark("interrupted", reason=f"signal {stop.received}", exit_code=code, **begun)
         loggers.finish(logger, exit_code=code)
-        saved = "saved" if run.last.is_file() else "nothing trained yet"
-        print(f"interrupted ({saved}); the same command goes on from there: {run.path}", file=sys.stderr)
-        stop.pass_on(requeue=in_grace())  # under submitit the job is requeued, and this process ends here
-        raise SystemExit(code) from error
+        raise
+    loggers.finish(logger, exit_code=0)
+    return value
+
+
+def _how_it_ended(error: BaseException, stop: "GracefulStop") -> tuple[str, str, int]:
+    """State, reason and exit code, for status.json."""
+    if stop.received is not None:
+        return "interrupted", f"signal {stop.received}", 128 + stop.received
+    code = 2 if isinstance(error, ConfigError | InstantiationException) else 1
+    return "failed", f"{type(error).__name__}: {error}", code
 
 
 def _fit(
@@ -163,13 +183,14 @@ def _fit(
     logger: Any,
     stop: "GracefulStop",
     checkpoint: Path | None,
+    made_with: dict[str, Any],
 ) -> "tuple[pl.Trainer, float]":
     """Trains to the end, on all devices; returns the trainer and the seconds of this attempt."""
     from src.assemble import make_trainer
     from src.ranks import leading
 
     def give_up(reason: str) -> None:
-        run.mark("failed", reason=reason, exit_code=1, **provenance())
+        run.mark("failed", reason=reason, exit_code=1, **made_with)
 
     begun = time.perf_counter()
     with leading(run.path, config["trainer"]["devices"], checkpoint, give_up) as seat:

@@ -8,6 +8,7 @@ a name               of a bundle in experiments/pretrained, such as emisnet_kvas
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from src.build import build_net
+from src.bounds import check_bounds
+from src.build import build_within
 from src.files import read_csv
 from src.inference import SMALLEST, Segmenter, best_device
 from src.onnx_net import OnnxNet
@@ -25,6 +27,8 @@ from src.thresholds import stored_threshold
 from src.trusted import check_part
 from src.weights import read_weights, sha256
 
+LARGEST, CHANNELS, MOST_WORDS = 8192, 16, 400  # px of a side, channels, characters: of what a stranger's file may say
+SPARE = 64_000_000  # bytes of parameters that a config may ask for beyond what its file can hold
 PRETRAINED = Path(__file__).resolve().parent.parent / "experiments" / "pretrained"
 
 
@@ -100,18 +104,25 @@ def open_trained(source: str | Path) -> Trained:
         return _of_onnx(path)
     run, weights = run_and_weights(path)
     config = run.config()
-    model, data = dict(config["model"]), config["data"]
+    check_bounds(config)
+    try:
+        model, size = dict(config["model"]), int(config["data"]["size"])
+        mean, std = (tuple(float(value) for value in config["data"][key]) for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{run.path / 'config.yaml'} has no whole model and data ({error}): it is no run's."
+        ) from error
     check_part(model, "model", nn.Module, run.path / "config.yaml", ours=run.is_bundle or weights.suffix != ".ckpt")
     if "encoder_weights" in model:
         model["encoder_weights"] = None  # all weights come from the file: nothing is downloaded
-    net = read_weights(weights, build_net(model, quiet=True))
+    net = read_weights(weights, build_within(model, SPARE + 2 * weights.stat().st_size, str(weights)))
     is_best = weights.resolve() == run.weights.resolve()
     return Trained(
         name=Path(os.path.abspath(run.path)).name,  # of run=., too
         net=net.eval(),
-        size=(data["size"], data["size"]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
+        size=(size, size),
+        mean=mean,
+        std=std,
         thresholds=_thresholds(run) if is_best else {},
         tile=_usual_side(run),
         told=_told(run) if is_best else {},
@@ -154,8 +165,11 @@ def _thresholds(run: RunDir) -> dict[str, float]:
 
 def _usual_side(run: RunDir) -> int | None:
     rows = read_csv(run.path / "per_image.csv") if (run.path / "per_image.csv").is_file() else []
-    sides = sorted((int(row["height"]) * int(row["width"])) ** 0.5 for row in rows)
-    return max(SMALLEST, round(sides[len(sides) // 2])) if sides else None
+    try:
+        sides = sorted(math.sqrt(int(row["height"]) * int(row["width"])) for row in rows)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{run.path / 'per_image.csv'} was changed or damaged ({error!r}): restore it.") from error
+    return min(max(SMALLEST, round(sides[len(sides) // 2])), LARGEST) if sides else None
 
 
 def _told(run: RunDir) -> dict[str, Any]:
@@ -163,6 +177,13 @@ def _told(run: RunDir) -> dict[str, Any]:
     if not (run.path / "metrics.json").is_file():
         return {}
     metrics = run.metrics()
+    try:
+        return _told_of(metrics)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{run.path / 'metrics.json'} was changed or damaged ({error!r}): restore it.") from error
+
+
+def _told_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     protocol = metrics["protocol"]
     return {
         "trained_on": protocol["trained_on"],
@@ -191,12 +212,41 @@ def _of_onnx(path: Path) -> Trained:
     net = OnnxNet(path)
     try:
         held = json.loads(net.metadata["emisnet"])
-        assert held["format"] == 1
-        fields = {key: held[key] for key in ("name", "mean", "std", "thresholds", "tile", "classes", "told")}
-        size = (int(held["size"][0]), int(held["size"][1]))
-    except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if held["format"] != 1:
+            raise ValueError(f"format {held['format']}")
+        return Trained(net=net, file=path, **_checked(held))
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(
-            f"{path} does not say how its images are prepared (no metadata of this project's form). Make it with "
-            "python -m src.export run=..."
+            f"{path} does not say how its images are prepared (no metadata of this project's form: "
+            f"{type(error).__name__}: {str(error)[:80]}). Make it with python -m src.export run=..."
         ) from error
-    return Trained(net=net, size=size, file=path, **fields)
+
+
+def _checked(held: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Trained that `onnx_metadata` wrote, each of its kind and within what a network can have: a
+    stranger may have written them."""
+    size, mean, std = ([float(value) for value in held[key][:CHANNELS]] for key in ("size", "mean", "std"))
+    thresholds = {str(way)[:MOST_WORDS]: float(cut) for way, cut in held["thresholds"].items()}
+    tile = None if held["tile"] is None else int(held["tile"])
+    sides = (size[0], size[1], SMALLEST if tile is None else tile)
+    if len(size) != 2 or not all(SMALLEST <= side <= LARGEST and side == int(side) for side in sides):
+        raise ValueError(f"size {held['size']}, tile {tile}: sides are from {SMALLEST} to {LARGEST} px")
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise ValueError("mean and std: one of each per channel, std above 0")
+    if not all(0 <= cut <= 1 for cut in thresholds.values()):
+        raise ValueError("thresholds are probabilities")
+    told = held["told"]
+    if not isinstance(told, dict) or not isinstance(held["classes"], list):
+        raise TypeError("told is a mapping, classes a list")
+    return {
+        "name": printable(str(held["name"])),
+        "size": (int(size[0]), int(size[1])),
+        **{"mean": tuple(mean), "std": tuple(std), "thresholds": thresholds, "tile": tile},
+        "classes": [printable(str(name)) for name in held["classes"]],
+        "told": {key: printable(value) if isinstance(value, str) else value for key, value in told.items()},
+    }
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal, and not endless."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:MOST_WORDS])

@@ -1,6 +1,7 @@
 """What a config may build.
 
-Anybody's: what this repository defines, and the classes of torch and Lightning that training takes. One that came with
+Anybody's: the parts of a training that this repository defines, and the classes of torch and Lightning that it takes.
+One that came with
 weights: our networks and datasets, from plain values, since a run directory or a bundle may be a stranger's. More where
 its user names a package: EMISNET_TRUST=my_package,another.
 """
@@ -22,16 +23,30 @@ LIBRARIES = re.compile(
     r"torch\.(nn|optim|optim\.lr_scheduler)\.[A-Z]\w*"
     r"|lightning\.pytorch\.(Trainer|(callbacks|loggers|profilers|strategies|plugins)\.[A-Z]\w*)"
 )
+# whose classes a config may name; not all of src/: write_text would write, and an exported program load a pickle
+PARTS = ("src.models.", "src.data.", "src.losses.", "src.schedules.", "src.callbacks.", "src.metrics.")
+FUNCTIONS = ("src.schedules.schedule", "src.loggers.wandb_logger")
+PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
+HANDLERS = ("logging.", "colorlog.")  # of Hydra's logging
 
 
 def check_targets(config: Mapping[str, Any], where: str = "") -> None:
-    """ValueError unless every `_target_` in `config`, at any depth, may be built: a class or function that a file of
-    ours defines, one of LIBRARIES, or of a package in TRUST. Imports nothing. `where` is the key of `config` itself."""
+    """ValueError unless every `_target_` in `config`, at any depth, may be built: a class of PARTS that a file of ours
+    defines, one of FUNCTIONS or LIBRARIES, or of a package in TRUST. Imports nothing. `where` is the key of `config`.
+
+    The config is resolved; an interpolation that is left, which was escaped, would be resolved when things are built
+    and could make a `_target_` then: a ValueError, too.
+    """
     for key, value in config.items():
         place = f"{where}.{key}".lstrip(".")
+        if any("${" in str(text) for text in (key, *_texts(value))):
+            raise ValueError(
+                f"{place} holds an escaped interpolation, {str(value)[:60]!r}: it would be resolved when things are "
+                "built. Write the value itself."
+            )
         if key == "_target_" and value is not None and not _may_be_built(str(value)):  # null: nothing is built
             raise ValueError(
-                f"{place}={value} may not be built: it is no class or function that a file under src/ defines, and "
+                f"{place}={value} may not be built: it is no class of {', '.join(f'{part}*' for part in PARTS)}, and "
                 "none of those of torch and Lightning that training takes. If it is yours: "
                 f"{TRUST}={str(value).split('.')[0]} before the command."
             )
@@ -42,8 +57,46 @@ def check_targets(config: Mapping[str, Any], where: str = "") -> None:
                 check_targets({"": child}, place)
 
 
+def check_hydra(hydra: Mapping[str, Any]) -> None:
+    """ValueError for what Hydra's own part of a config would build or set before anything of ours runs: callbacks,
+    foreign plugins, classes of logging, environment variables (TRUST is one). It is not resolved: what would make a
+    `_target_` then is refused, too."""
+    for key, value in _everything(hydra):
+        if any(word in f"{key}{value}" for word in ("oc.create", "oc.decode")):
+            raise ValueError(
+                f"hydra holds {key}: {str(value)[:60]!r}, of which anything could be made. Write the value."
+            )
+    if (hydra.get("job") or {}).get("env_set"):
+        raise ValueError(
+            "hydra.job.env_set is given, and is not used here: it would act before any check. Put the variables before "
+            "the command."
+        )
+    for key, value in _everything(hydra.get("callbacks") or {}):
+        if (key == "_target_" and value and not _is_trusted(str(value))) or "${" in str(value):
+            raise ValueError(
+                f"hydra.callbacks would build {value}. If it is yours: {TRUST}={str(value).split('.')[0]} before the "
+                "command."
+            )
+    for part in ("launcher", "sweeper"):
+        if not str(target := (hydra.get(part) or {}).get("_target_", "")).startswith(PLUGINS):
+            raise ValueError(f"hydra.{part}._target_={target} is none of Hydra's plugins ({', '.join(PLUGINS)}*).")
+        check_built(hydra.get(part) or {}, f"hydra.{part}")
+    for part in ("job_logging", "hydra_logging"):
+        for key, value in _everything(hydra.get(part) or {}):
+            if key in ("class", "()") and value and not str(value).startswith(HANDLERS):
+                raise ValueError(f"hydra.{part} builds {value}; only classes of {', '.join(HANDLERS)}* may be built.")
+
+
+def check_built(plugin: Mapping[str, Any], where: str) -> None:
+    """ValueError for a `_target_` below a plugin's own that is no Hydra plugin either."""
+    for name, child in plugin.items():
+        for key, value in _everything(child, name) if not isinstance(child, str) else ():
+            if key == "_target_" and value and not str(value).startswith(PLUGINS):
+                raise ValueError(f"{where}.{name} would build {value}, which is none of Hydra's plugins.")
+
+
 def _may_be_built(target: str) -> bool:
-    return bool(LIBRARIES.fullmatch(target)) or _is_trusted(target) or _is_defined_here(target)
+    return bool(LIBRARIES.fullmatch(target)) or _is_trusted(target) or target in FUNCTIONS or _is_defined_here(target)
 
 
 def _is_trusted(target: str) -> bool:
@@ -53,16 +106,16 @@ def _is_trusted(target: str) -> bool:
 
 @functools.cache
 def _is_defined_here(target: str) -> bool:
-    """Whether a file of this package defines a class or a function of that name: what it imports is another's."""
+    """Whether a file of PARTS defines a class of that name: what it imports is another's."""
     parts = target.split(".")
-    if len(parts) < 3 or parts[0] != SOURCE.name or not all(part.isidentifier() for part in parts):
+    if len(parts) < 3 or not target.startswith(PARTS) or not all(part.isidentifier() for part in parts):
         return False
     path = SOURCE.joinpath(*parts[1:-1])
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not file.is_file():
         return False
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == parts[-1] for node in tree.body)
+    return any(isinstance(node, ast.ClassDef) and node.name == parts[-1] for node in tree.body)
 
 
 def check_part(config: Mapping[str, Any], part: str, base: type, file: Path, *, ours: bool) -> None:
@@ -98,6 +151,15 @@ def _is_class(target: str, base: type, prefix: str) -> bool:
     except ImportError:
         return False
     return isinstance(found, type) and issubclass(found, base) and found.__module__.startswith(prefix)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in `value`, a list or one itself; what mappings in it hold is looked at with them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for child in value:
+            yield from _texts(child)
 
 
 def _everything(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,11 +21,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             if not zipfile.is_zipfile(file):  # torch.load would unpickle it, and a text file end in an IndexError
                 raise pickle.UnpicklingError("cut short, or not written by torch.save")
             with zipfile.ZipFile(file) as archive:  # torch does not look at the check sums: a flipped bit would load
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):  # a bomb may be
+                    raise pickle.UnpicklingError("compressed, which torch.save does not do")
                 if damaged := archive.testzip():
                     raise pickle.UnpicklingError(f"the check sum of {damaged} in it is wrong")
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error}).") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is not a readable checkpoint (it holds a {type(checkpoint).__name__}, not a dict).")
@@ -46,6 +48,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error}).") from error
     state = read_checkpoint(path)["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path} is not a readable checkpoint (its state_dict holds other than tensors by name).")
     return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 

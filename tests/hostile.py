@@ -26,24 +26,24 @@ def picture(width: int = 40, height: int = 30, *, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of(width: int, height: int, *, rows: int | None = None) -> bytes:
     """A black grey PNG that declares its size and holds that many `rows`, by default all of them."""
     held = height if rows is None else rows
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(1 + width)) for _ in range(held)) + packer.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b"")]
-    parts = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def text_bomb() -> bytes:
     """A PNG whose text chunk would unpack to 200 MB."""
-    data = b"Comment\x00\x00" + zlib.compress(bytes(200_000_000), 9)
-    chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
     whole = png_of(40, 30)
-    return whole[:33] + chunk + whole[33:]
+    return whole[:33] + chunk(b"zTXt", b"Comment\x00\x00" + zlib.compress(bytes(200_000_000), 9)) + whole[33:]
 
 
 def animated(kind: str) -> bytes:

@@ -220,7 +220,7 @@ def test_a_bug_keeps_its_traceback_and_so_does_a_mistake_under_full_error(projec
 
 def test_a_multirun_runs_all_jobs_and_hands_their_values_to_the_sweeper(project: Path) -> None:
     (project / "returned.txt").unlink(missing_ok=True)
-    ended = _run(project, "experiment=study", "+hydra.callbacks.recorder._target_=app.Recorder")
+    ended = _run(project, "experiment=study", "+hydra.callbacks.recorder._target_=app.Recorder", EMISNET_TRUST="app")
     assert ended.returncode == 0, ended.stderr
     assert [line for line in ended.stdout.splitlines() if line.startswith("ran")] == [
         "ran emisnet glas 1",

@@ -9,6 +9,7 @@ import yaml
 from src.cli import ConfigError
 from src.config import composed
 from src.data.splits import Split
+from src.preflight import preflight
 from src.trusted import check_targets
 
 from .conftest import REPO
@@ -54,6 +55,12 @@ def test_everything_that_is_shipped_may_be_built() -> None:
         "src.models.emisnet.EMISNet.load_state_dict",
         "src.models.emisnet",
         "src.models.emisnet.Absent",
+        "src.models.emisnet.make_stem",  # a function
+        "src.files.write_text",
+        "src.weights.checksum_path",
+        "src.exporting.program.ProgramNet",  # which loads a program's pickles
+        "src.data.archives.extract",
+        "src.process.environment",
         "src.absent.Net",
         "src...emisnet.EMISNet",
         "srcs.models.emisnet.EMISNet",
@@ -93,6 +100,42 @@ def test_a_config_is_checked_before_anything_is_built(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=rf"^{key}\..*_target_=pathlib\.Path\.touch may not be built"):
         composed(f"+{key}.extra={{_target_: pathlib.Path.touch, self: mark}}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["model", "data", "loss", "optim", "trainer", "logger"])
+@pytest.mark.parametrize("place", ["extra", "extra.deep", "extra.list"])
+def test_what_would_be_resolved_when_things_are_built_is_refused(
+    key: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An escaped interpolation is a text when the config is checked, and Hydra's `instantiate` resolves it."""
+    monkeypatch.chdir(tmp_path)
+    payload = r'"\${oc.create:{_target_:pathlib.Path.touch,self:mark}}"'
+    with pytest.raises(ConfigError, match=r"escaped interpolation, .*oc\.create"):
+        composed(f"+{key}.{place}={f'[1,{payload}]' if place.endswith('list') else payload}")
+    assert list(tmp_path.iterdir()) == []
+
+
+HYDRAS_OWN = [
+    ("+hydra.callbacks.x={_target_:pathlib.Path.touch,self:mark}", r"hydra\.callbacks would build pathlib"),
+    (r'+hydra.callbacks.x="${oc.create:{_target_:pathlib.Path.touch,self:mark}}"', "hydra holds x"),
+    ("+hydra.callbacks.x={_target_:src.files.write_text,path:mark,text:x}", r"hydra\.callbacks would build src"),
+    ("+hydra.job.env_set.EMISNET_TRUST=pathlib", r"hydra\.job\.env_set is given"),
+    ("hydra.launcher._target_=pathlib.Path.touch", r"hydra\.launcher\._target_=pathlib"),
+    ("hydra.sweeper._target_=pathlib.Path.touch", r"hydra\.sweeper\._target_=pathlib"),
+    ("+hydra.launcher.x={_target_:pathlib.Path.touch,self:mark}", r"hydra\.launcher\.x would build pathlib"),
+    ("+hydra.job_logging.handlers.x={class:subprocess.Popen,args:[touch,mark]}", "hydra.job_logging builds subprocess"),
+]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "audit"])
+@pytest.mark.parametrize(("line", "said"), HYDRAS_OWN)
+def test_hydra_s_own_part_builds_and_sets_nothing_first(
+    name: str, line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        preflight([line], name)
     assert list(tmp_path.iterdir()) == []
 
 

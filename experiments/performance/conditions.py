@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.benchmarking.machine import processor
+from src.provenance import processor
 from src.files import read_csv, write_text
 from src.progress import available_cores
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from src.figures import save_figure
 from src.statistics import front
 
 # of a name from its point, in points, tried in this order
@@ -25,16 +26,13 @@ def plot_pareto(
 ) -> None:
     """One panel for each quantity of `panels` (by model, and whether more of it is better) against `latencies` (ms by
     model); models that have both stand in it, those that nothing beats in both are joined by a line."""
-    plt.rcParams["text.parse_math"] = False  # names may hold a $
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), layout="constrained", squeeze=False)
     for axis, (name, (values, higher)) in zip(axes[0], panels.items(), strict=True):
         shown = [model for model in latencies if model in values]
         _panel(axis, shown, [latencies[model] for model in shown], [values[model] for model in shown], higher)
         axis.set(xlabel=label, ylabel=name)
     figure.supxlabel(textwrap.fill(note, 90 * len(panels)), fontsize=6.5, color="#555555", x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path, dpi=150)
 
 
 def _panel(axis: Axes, names: Sequence[str], times: Sequence[float], values: Sequence[float], higher: bool) -> None:

@@ -4,7 +4,6 @@ Nothing here is about networks.
 """
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from src.progress import available_cores
+from src.provenance import processor
 
 SIDE = 1024  # of the matrices whose product is timed: 1.07 GMACs
 CACHED, DRAM = 2**18, 2**27  # bytes copied: 0.25 MB stays in a core's own cache, 128 MB do not fit a usual last one
@@ -32,14 +32,6 @@ class Floor:
     gmac_per_s: float
     cached_gb_per_s: float
     dram_gb_per_s: float
-
-
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 
 
 def load() -> float:

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 import PIL
 
+from src.data.decode import require_regular
 from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
 from src.data.stores import stored
@@ -46,6 +47,10 @@ class Faults(ValueError):
     def __init__(self, faults: Sequence[str]):
         super().__init__("\n".join(faults))
         self.faults = list(faults)
+
+
+class Unreadable(Faults):
+    """Files of which not even the bytes can be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +119,14 @@ def open_store(
     ask at once: one builds, the other waits.
 
     Raises:
+        Unreadable: files that are absent, pipes or not readable; nothing was decoded then.
         Faults: files that cannot be loaded, all of them.
         ValueError: no room on the disk, or `folder` cannot be written.
     """
     ids = sorted(pairs)
     files = [file for id_ in ids for file in (pairs[id_].image, pairs[id_].mask)]
     try:
-        digests = _digests(folder / dataset, root, files)
+        digests = file_digests(files, root, folder / dataset)
         content = [list(row) for row in zip(ids, digests[::2], digests[1::2], strict=True)]
         made_by = [FORMAT, PIL.__version__, cv2.__version__]
         key = hashlib.sha256(json.dumps([made_by, kind, size, dict(reading), content]).encode()).hexdigest()[:16]
@@ -220,8 +226,11 @@ def _prepared(
     return *view(image, mask, kind, size), float(mask.mean()), pixel_digest(image), thumbnail(image)
 
 
-def _digests(folder: Path, root: Path, files: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file, computed only for those whose size or times are not as they were."""
+def file_digests(files: Sequence[Path], root: Path, folder: Path | None) -> list[str]:
+    """SHA-256 of each file under `root`; with a `folder` that remembers them computed only for those whose size or
+    times are not as they were. Unreadable: files that are not there or not readable; OSError: of `folder`."""
+    if folder is None:
+        return _hashed(files, root.name)
     root = root.resolve()
     known_at = folder / f"files-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
     names, states = _names(root, files), _states(files)
@@ -231,7 +240,7 @@ def _digests(folder: Path, root: Path, files: Sequence[Path]) -> list[str]:
         known = {}
     changed = [i for i, name in enumerate(names) if known.get(name, [None])[:-1] != states[i]]
     if changed:
-        digests = in_threads(_sha256, [files[i] for i in changed], f"hashing {folder.name}")
+        digests = _hashed([files[i] for i in changed], folder.name)
         for i, digest in zip(changed, digests, strict=True):
             known[names[i]] = [*states[i], digest]
         write_text(known_at, json.dumps(known))  # on one line: with an indent json is ten times slower
@@ -254,22 +263,39 @@ def _names(root: Path, files: Sequence[Path]) -> list[str]:
 
 def _states(files: Sequence[Path]) -> list[list[int]]:
     """Size, time of modification and of change (tools that copy keep the former) of each file, as it is now."""
-    states = []
+    states, faults = [], []
     for file in files:
         try:
+            require_regular(file)
             stat = os.stat(file)
+            states.append([stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         except OSError as error:
-            raise ValueError(f"{file}: {error.strerror}; restore it") from error
-        states.append([stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+            faults.append(f"{file}: {error.strerror}; restore it")
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise Unreadable(faults)
     return states
 
 
-def _sha256(file: Path) -> str:
+def _hashed(files: Sequence[Path], what: str) -> list[str]:
+    """SHA-256 of each file. Unreadable."""
+    found = list(in_threads(_sha256, files, f"hashing {what}"))
+    if faults := [str(one) for one in found if isinstance(one, ValueError)]:
+        raise Unreadable(faults)
+    return [str(one) for one in found]
+
+
+def _sha256(file: Path) -> str | ValueError:
+    """Or why there is none."""
     try:
+        require_regular(file)
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}; make it readable, or move it away") from error
+        return ValueError(f"{file}: {error.strerror}; make it readable, or move it away")
+    except ValueError as error:
+        return error
 
 
 if __name__ == "__main__":

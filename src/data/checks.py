@@ -1,26 +1,12 @@
 """What is wrong with the files of a dataset as a whole, beyond what reading each of them tells."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from src.data.decode import image_size, mask_kind
+from src.data.decode import mask_kind
 from src.data.foreground import kinds_told_apart
 from src.data.pairs import Pair, listed
 from src.progress import in_threads
-
-
-def header_faults(pairs: Iterable[Pair]) -> list[str]:
-    """What is wrong with the files as far as their headers tell: unreadable, or a mask of another size."""
-    faults = []
-    for pair in pairs:
-        try:
-            image, mask = image_size(pair.image), image_size(pair.mask)
-        except ValueError as error:
-            faults.append(str(error))
-            continue
-        if image != mask:
-            faults.append(differ(pair, image, mask))
-    return faults
 
 
 def mixed_masks(pairs: Mapping[str, Pair]) -> list[str]:

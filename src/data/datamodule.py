@@ -4,7 +4,7 @@ A batch is a dict: `image` (B, 3, S, S) uint8, `mask` (B, 1, S, S) uint8 of 0 an
 the device as bytes and is normalised there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,15 +12,15 @@ import torch
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader
 
-from src.data.cache import Faults
-from src.data.checks import header_faults, mixed_kinds
+from src.data.cache import Faults, Unreadable
+from src.data.checks import mixed_kinds
 from src.data.leaks import refuse_leaks
 from src.data.pairs import PairingError
 from src.data.sampler import EpochSampler, Share, WholeBatches, images_per_epoch
 from src.data.samples import SampleDataset, collate, init_worker
 from src.data.source import DataSource
 from src.data.transforms import CROPS, make_augment
-from src.progress import available_cores
+from src.progress import available_cores, in_threads
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -68,6 +68,7 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
             raise ValueError(f"data.batch_size={batch_size} must be at least 1.")
         self.batch_size, self.seed, self.crop, self.share = batch_size, seed, crop, Share()
         self.mix = mix
+        self._sound: set[str] = set()  # ids whose files were decoded without a fault
         self.workers_asked = num_workers
         self.num_workers = self._workers_needed() if num_workers is None else num_workers
         self.augment = make_augment(**(augment or {}))
@@ -84,7 +85,8 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         return min(8, max(0, available_cores() - 1))
 
     def setup(self, stage: str | None = None) -> None:
-        """Checks the files, or decodes them into the cache (all that are on disk); one ValueError lists all faults."""
+        """Decodes all files, where there is a cache into that; one ValueError lists all faults. So none is met first
+        in the middle of a training."""
         faults: list[str] = []
         drawn_by_area = self.fold is not None and not self.is_committed
         try:
@@ -95,6 +97,8 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         try:
             for kind in {"full", *CROPS[self.crop]}:
                 self.views(kind)
+        except Unreadable as error:  # before anything was decoded: others may be damaged
+            faults += self._file_faults(self.ids_on_disk()) or error.faults
         except Faults as error:
             faults += error.faults
         for part in ("train", "val") if not (faults and drawn_by_area) else ():
@@ -105,9 +109,8 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         if self.foreground == "auto" and self.on_disk:
             faults += mixed_kinds(self.mask_kinds())
         if self.on_disk and not self.cache:
-            parts = ["train", "val", *self.tests_on_disk()]
-            there = self.ids_on_disk()
-            faults += header_faults(self.pairs[id_] for part in parts for id_ in self.parts[part] if id_ in there)
+            there, parts = self.ids_on_disk(), ("train", "val", *self.tests_on_disk())
+            faults += self._file_faults(id_ for part in parts for id_ in self.parts[part] if id_ in there)
         if len(faults) == 1:
             raise ValueError(faults[0])
         if faults:
@@ -116,6 +119,21 @@ class SegmentationDataModule(DataSource, pl.LightningDataModule):
         leaks = self.leaks  # also where they are allowed: `leak_notes` tells of them
         if not self.allow_leaks:
             refuse_leaks(leaks, self.split)
+
+    def _file_faults(self, ids: Iterable[str]) -> list[str]:
+        """What is wrong with the files of `ids`; all of them are decoded for it, once."""
+
+        def fault(id_: str) -> str:
+            try:
+                self.load(id_)
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        left = sorted(set(ids) - self._sound)
+        found = dict(zip(left, in_threads(fault, left, f"checking {self.dataset}"), strict=True))
+        self._sound.update(id_ for id_ in left if not found[id_])
+        return [text for text in found.values() if text]
 
     def spread(self, share: Share) -> None:
         """Makes this one of several processes, which takes its share of every batch.

@@ -14,6 +14,7 @@ from src.data.pairs import Pair, folder_pairs, glas_pairs, isic2018_pairs, isic2
 from src.data.splits import KFOLD, Split, holdout, isic2018_official
 from src.data.synthetic import KINDS, generate
 
+MOST_GENERATED, LARGEST_GENERATED = 1_000_000, 8192  # images of a part, px of a side: more does not fit into memory
 ONE_LABEL_IDS = ("testB_3", "testB_11", "testB_18", "testB_19")  # of GlaS: one label for all glands in the release
 
 
@@ -137,6 +138,9 @@ class Synthetic(SegmentationDataModule):
         super().__init__(root="(generated)", split=split, **common)
         if wrong := set(kinds) - set(KINDS):
             raise ValueError(f"data.kinds={sorted(wrong)} cannot be generated. Possible: {', '.join(KINDS)}.")
+        for name, values, most in (("counts", counts, MOST_GENERATED), ("native_size", native_size, LARGEST_GENERATED)):
+            if max(values) > most:
+                raise ValueError(f"data.{name}={list(values)} is too much to be generated in memory: at most {most}.")
         self.kinds, self.counts = tuple(kinds), tuple(counts)
         self.native_size = (native_size[0], native_size[1])
         self.data_seed = data_seed

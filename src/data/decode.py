@@ -5,9 +5,12 @@ not, OpenCV returned a full-size picture for half a JPEG, torchvision.io crashed
 What cannot be decoded to the pixels the author meant is a ValueError with the file, what it holds and what to do.
 """
 
+import io
+import logging
 import math
-import struct
-import zlib
+import os
+import stat
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,17 +21,31 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from src.data.foreground import checked_rule, kind_of, stored_values, to_foreground
+from src.data.misread import (
+    DEEP_GREY_MODES,
+    IMAGE_MODES,
+    LABEL_MODES,
+    is_signed,
+    raw_mode,
+    refuse_deep_samples,
+    refuse_inverted_palette,
+    refuse_missing_colours,
+    refuse_missing_strips,
+    refuse_negative,
+    refuse_transparency,
+)
+from src.data.pngs import metadata_follows_pixels, rows_are_missing
 
 MAX_PIXELS = 64_000_000  # a 130 KB file can declare 1 Gpx; checked in the header, before anything is decoded
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # nothing else is even tried: EPS would start Ghostscript
 LOSSY_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with a preview behind it, as phones write
-IMAGE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-DEEP_INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-DEEP_GREY_MODES = (*DEEP_INTEGER_MODES, "F")
-LABEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", *DEEP_INTEGER_MODES)
 PACKED_GREY = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit grey to 0..255; divided by this it is raw again
 ORIENTATION, PHOTOMETRIC = 0x112, 0x106  # EXIF and TIFF tags
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+# Pillow's words on metadata that break the standard: they name no file, and what matters is a ValueError here
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def allow_pixels(number: int) -> None:
@@ -56,12 +73,20 @@ def read_image(
             ", or set intensity=[low,high] (of a dataset: data.intensity), the grey values that shall become 0 and 255"
         )
         remedy = f"8 bits per channel{deep_grey_too if image.mode in DEEP_GREY_MODES else ''}"
-        _refuse_deep_samples(image, path, IMAGE_MODES, remedy)
+        refuse_deep_samples(image, path, IMAGE_MODES, remedy)
+        signed = is_signed(image)
         upright = _upright(image, path)
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            _refuse_transparency(upright, path)
-        return np.array(upright.convert("RGB"))
+        if signed:
+            refuse_negative(upright, path)
+        if upright.mode in ("P", "PA"):
+            refuse_missing_colours(upright, path)
+        with _decoding(path):
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+            rgb = np.array(upright.convert("RGB"))
+        if upright.mode == "RGBA":
+            refuse_transparency(upright, path)
+        return rgb
 
 
 def checked_intensity(intensity: Sequence[float]) -> tuple[float, float]:
@@ -100,7 +125,7 @@ def read_mask(path: str | Path, foreground: str | Mapping[Any, int]) -> npt.NDAr
     with _opened(path) as image:
         labels = _labels(image, path)
         if image.mode == "P" and isinstance(rule, str):  # a mapping has said what each index means
-            _refuse_inverted_palette(image, path)
+            refuse_inverted_palette(image, path)
         is_lossy = image.format in LOSSY_FORMATS
     return to_foreground(labels, rule, is_lossy=is_lossy, path=path)
 
@@ -117,10 +142,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
     with _opened(path) as image, _decoding(path):
         tags = getattr(image, "tag_v2", None)  # newer Pillow has already swapped .size of a TIFF; tags are as stored
         width, height = (tags[256], tags[257]) if tags else image.size
-        header_is_enough = image.format != "PNG" or not _metadata_follows_pixels(path)
+        header_is_enough = image.format != "PNG" or not metadata_follows_pixels(path)
         # PngImageFile.getexif would decode every pixel first
         exif = Image.Image.getexif(image) if header_is_enough else image.getexif()
         return (width, height) if exif.get(ORIENTATION, 1) in SIDEWAYS else (height, width)
+
+
+def encoded_size(content: bytes) -> tuple[int, int] | None:
+    """(H, W) that an encoded picture's header declares; None for what Pillow does not know."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=("JPEG", "JPEG2000")) as image:
+                return image.height, image.width
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # whatever Pillow raises on what it cannot read: another decoder may
+        return None
 
 
 def file_type(path: str | Path) -> tuple[str, str]:
@@ -137,6 +175,7 @@ def _opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Im
     """The file with its header read and checked, no pixel decoded."""
     with ExitStack() as files:
         with _decoding(path, max_pixels):
+            require_regular(path)
             # an open file, not a name: named, Pillow 13 maps an uncompressed TIFF into memory with height and width
             # swapped where EXIF turns it, and its pixels come out scrambled
             image = files.enter_context(Image.open(files.enter_context(open(path, "rb")), formats=FORMATS))
@@ -148,7 +187,16 @@ def _opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Im
             raise ValueError(
                 f"{path}: holds {pages} pages or frames, one image is required; save the one that is meant"
             )
+        refuse_missing_strips(image, path)
         yield image
+
+
+def require_regular(path: str | Path) -> None:
+    """OSError: absent, or not to be looked at. ValueError: a folder, or a pipe or device, which may never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
+        raise ValueError(f"{path}: {what}, where a file is required; correct the path, or move it away")
 
 
 def check_pixels(width: int, height: int, max_pixels: int, path: str | Path) -> None:
@@ -171,58 +219,31 @@ def _decoding(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
         raise ValueError(f"{path}: not a readable {', '.join(FORMATS)} image; convert, restore or remove it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path}: {error}; the limit is {max_pixels:,} pixels: tile or downscale it first") from error
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error, zlib.error) as error:
-        # from SyntaxError on: what Pillow's parsers raise on damaged chunks and tags
+    except MemoryError as error:
+        raise ValueError(f"{path}: not enough memory to decode it; tile or downscale it first") from error
+    except Exception as error:  # Pillow's parsers raise every kind on damaged chunks and tags
+        if str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        if isinstance(error, OSError) and error.strerror:  # of the system: the pixels were not seen
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); make it readable, or move it away") from error
         raise ValueError(
-            f"{path}: cannot be decoded ({error}); the file is damaged or cut short: restore it"
+            f"{path}: cannot be decoded ({error or type(error).__name__}); the file is damaged or cut short: restore it"
         ) from error
 
 
 def _upright(image: Image.Image, path: str | Path) -> Image.Image:
     """The decoded pixels, turned as EXIF says: the same for images and masks, or they would not lie on each other."""
     with _decoding(path):
+        image.load()
+        if image.format == "PNG" and _may_be_short(image) and rows_are_missing(path):
+            raise ValueError("it holds fewer rows than it declares")
         return ImageOps.exif_transpose(image)
 
 
-def _refuse_deep_samples(image: Image.Image, path: str | Path, modes: tuple[str, ...], remedy: str) -> None:
-    """Pillow's convert("RGB") clips 16-bit grey at 255, and 16-bit colour opens as "RGB" with the low byte dropped."""
-    stored = _raw_mode(image)
-    low_byte_dropped = image.mode in IMAGE_MODES and ";16" in stored and stored[-1] in "LBN"  # not BMP's "BGR;16"
-    if image.mode not in modes or low_byte_dropped:
-        raise ValueError(
-            f"{path}: mode {image.mode}, stored as {stored or image.mode}, is not read; save it as {remedy}"
-        )
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the samples lie in the file ("RGB;16B", "L;4"), known until they are decoded; empty where not told."""
-    tiles: list[Any] = list(getattr(image, "tile", []))
-    arguments = tiles[0][3] if tiles else ""
-    stored = arguments[0] if isinstance(arguments, tuple) else arguments
-    return stored if isinstance(stored, str) else ""
-
-
-def _refuse_transparency(image: Image.Image, path: str | Path) -> None:
-    lowest = image.getchannel("A").getextrema()[0]
-    if lowest != 255:
-        raise ValueError(
-            f"{path}: mode {image.mode} whose alpha channel is not opaque (down to {lowest}, 255 is required); without "
-            "it hidden pixels would show, or a mask be lost: flatten an image, save a mask as one grey channel"
-        )
-
-
-def _metadata_follows_pixels(path: str | Path) -> bool:
-    """Whether a PNG keeps EXIF or text chunks behind its pixel data, where opening the file does not see them."""
-    pixels_passed = False
-    with open(path, "rb") as file:
-        file.seek(8)
-        while len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
-            pixels_passed |= kind == b"IDAT"
-            if pixels_passed and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-                return True
-            file.seek(length + 4, 1)
-    return False
+def _may_be_short(image: Image.Image) -> bool:
+    """Rows that are missing in a PNG are black; where the last one is not, all are there."""
+    last = image.crop((0, image.height - 1, *image.size))
+    return bool(image.info.get("interlace")) or last.getbbox(alpha_only=False) is None
 
 
 # ---- pixels of one channel
@@ -230,7 +251,7 @@ def _metadata_follows_pixels(path: str | Path) -> bool:
 
 def _scaled(image: Image.Image, limits: tuple[float, float], path: str | Path) -> npt.NDArray[np.uint8]:
     """Deep grey (H, W) with `limits` at 0 and 255."""
-    is_unsigned = _raw_mode(image) == "I;32N"  # Pillow keeps 32 unsigned bits as if they were signed
+    is_unsigned = raw_mode(image) == "I;32N"  # Pillow keeps 32 unsigned bits as if they were signed
     if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # Pillow inverts such files of 8 bits, but not deeper ones
         raise ValueError(f"{path}: stored with white as 0; save it with black as 0")
     upright = _upright(image, path)
@@ -250,11 +271,13 @@ def _scaled(image: Image.Image, limits: tuple[float, float], path: str | Path) -
 
 def _labels(image: Image.Image, path: str | Path) -> npt.NDArray[Any]:
     """Raw values (H, W) in the dtype of the file."""
-    _refuse_deep_samples(image, path, LABEL_MODES, "one channel of integers")
-    stretched_by = PACKED_GREY.get(_raw_mode(image), 1)
+    refuse_deep_samples(image, path, LABEL_MODES, "one channel of integers")
+    stretched_by, signed = PACKED_GREY.get(raw_mode(image), 1), is_signed(image)
     upright = _upright(image, path)
+    if signed:
+        refuse_negative(upright, path)
     if upright.mode in ("LA", "PA", "RGBA"):
-        _refuse_transparency(upright, path)
+        refuse_transparency(upright, path)
         upright = upright.convert("RGB") if upright.mode == "RGBA" else upright.getchannel(0)
     pixels = np.asarray(upright)
     if pixels.ndim == 3:
@@ -264,14 +287,3 @@ def _labels(image: Image.Image, path: str | Path) -> npt.NDArray[Any]:
             )
         pixels = pixels[..., 0]
     return pixels // stretched_by if stretched_by > 1 else pixels
-
-
-def _refuse_inverted_palette(image: Image.Image, path: str | Path) -> None:
-    """Optimisers reorder palettes; where index 0 is drawn brightest, foreground and background may be swapped."""
-    drawn = np.asarray(image.convert("L"))
-    background = np.asarray(image) == 0
-    if background.any() and not background.all() and drawn[background][0] > drawn[~background].max():
-        raise ValueError(
-            f"{path}: palette index 0, the background, is drawn brighter than every label, so the indices may be "
-            "swapped; save the mask as one grey channel"
-        )

@@ -1,6 +1,8 @@
 """DICOM images of one frame, as the pictures that their own headers make of the stored values."""
 
+import logging
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.decode import check_pixels, checked_intensity
+from src.data.decode import check_pixels, checked_intensity, encoded_size, require_regular
 
 SUFFIXES = (".dcm", ".dicom")
 PREAMBLE = 128  # bytes before the letters DICM
+SPARE = 65_536  # bytes that small compressed pictures may be longer than their pixels
 DEFLATED = "1.2.840.10008.1.2.1.99"  # transfer syntax whose whole dataset is inflated before anything can be checked
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREY = ("MONOCHROME1", "MONOCHROME2")  # 1: the lowest value is white
@@ -26,6 +29,8 @@ class Picture(NamedTuple):
 
 def is_dicom(path: str | Path) -> bool:
     """By its content; a file of that name that cannot be opened counts, so that it is reported as what it claims."""
+    if not os.path.isfile(path):  # to look into a pipe would wait for what comes out of it
+        return Path(path).suffix.lower() in SUFFIXES
     try:
         with open(path, "rb") as file:
             return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
@@ -44,10 +49,20 @@ def read_dicom(path: str | Path, intensity: Sequence[float] | None, max_pixels: 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's about values that break the standard, which may not matter here
+            logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # which repeats them
+            require_regular(path)
             return _read(path, intensity, max_pixels)
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; restore it, or correct the path") from error
+    except MemoryError as error:
+        raise ValueError(f"{path}: not enough memory to decode it; tile or downscale it first") from error
     except Exception as error:  # pydicom and its decoders raise every kind on damaged files
+        if str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        if isinstance(error, OSError) and error.strerror:  # of the system: the pixels were not seen
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); make it readable, or move it away") from error
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ValueError(
             f"{path}: this DICOM file cannot be decoded ({reason}); restore it, or convert it to PNG"
@@ -66,15 +81,33 @@ def _read(path: str | Path, intensity: Sequence[float] | None, max_pixels: int) 
         raise _Refused("a deflated DICOM file; save it uncompressed or as JPEG, JPEG 2000 or RLE")
     file = pydicom.dcmread(path)
     if not any(key in file for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise _Refused(f"holds no pixels ({file.get('Modality', 'unknown modality')}); an image is required")
+        kind = file.get("Modality", "unknown modality")
+        raise _Refused(f"holds no pixels ({kind}); an image is required: restore it, or remove it")
+    width, height = int(file.Columns), int(file.Rows)
     try:
-        check_pixels(int(file.Columns), int(file.Rows), max_pixels, path)
+        check_pixels(width, height, max_pixels, path)
     except ValueError as error:
         raise _Refused(str(error).removeprefix(f"{path}: ")) from error
     if (frames := int(file.get("NumberOfFrames", 1) or 1)) > 1:
         raise _Refused(f"holds {frames} frames, one image is required; save the one that is meant")
+    _check_encoded(file, width, height)
     _bring_up(file)
     return Picture(_pixels(file, intensity), _spacing(file))
+
+
+def _check_encoded(file: Any, width: int, height: int) -> None:
+    """Compressed pixels that would unpack to far more than the header declares, by which the limit is kept."""
+    from pydicom.encaps import generate_frames
+
+    if not file.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    declared = width * height * int(file.get("SamplesPerPixel", 1)) * (int(file.get("BitsAllocated", 8)) // 8)
+    if len(file.PixelData) > 2 * declared + SPARE:  # no encoding makes them twice as long
+        raise _Refused(f"holds {len(file.PixelData):,} bytes for {declared:,} of pixels; it is damaged: restore it")
+    frame = next(generate_frames(file.PixelData, number_of_frames=1), b"")
+    size = encoded_size(frame)
+    if size is not None and size != (height, width):
+        raise _Refused(f"declares {height} x {width} and holds {size[0]} x {size[1]} pixels; restore it")
 
 
 def _bring_up(file: Any) -> None:
@@ -129,13 +162,26 @@ def _grey(file: Any, stored: np.ndarray, values: np.ndarray, intensity: Sequence
         bits = int(file.VOILUTSequence[0].LUTDescriptor[2])
         shown = apply_voi(np.rint(values).astype(np.int64), file).astype(np.float64) / (2**bits - 1)
     elif has_window:
-        shown = _windowed(values, _first(file.WindowCenter), _first(file.WindowWidth), file.get("VOILUTFunction"))
+        window = _first(file.WindowCenter), _first(file.WindowWidth)
+        _refuse_pointless_window(*window, file.get("VOILUTFunction"))
+        shown = _windowed(values, *window, file.get("VOILUTFunction"))
     else:
         raise _Refused(
             f"grey from {values.min():g} to {values.max():g} without a window, and how to scale it is not told; set "
             "intensity=[low,high], the values that shall become black and white"
         )
     return np.rint(shown.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _refuse_pointless_window(centre: float, width: float, function: Any) -> None:
+    """One that makes every picture black, white or both: PS3.3, C.11.2.1.2 wants a width of 1, in exact functions one
+    above 0."""
+    is_exact = function in ("SIGMOID", "LINEAR_EXACT")
+    if not math.isfinite(centre + width) or width <= 0 or (width < 1 and not is_exact):
+        raise _Refused(
+            f"window of centre {centre:g} and width {width:g}, which shows nothing; correct it, or set "
+            "intensity=[low,high], the values that shall become black and white"
+        )
 
 
 def _windowed(values: np.ndarray, centre: float, width: float, function: Any) -> np.ndarray:

@@ -185,10 +185,17 @@ def _contents(root: Path) -> str:
 
 @dataclass
 class _Files:
-    """Files by id, and those whose name gives none."""
+    """Files by id, and those whose name gives none; `nameless`: it is no text, which tables could not hold."""
 
     by_id: dict[str, list[Path]] = field(default_factory=dict)
     strays: list[Path] = field(default_factory=list)
+    nameless: list[Path] = field(default_factory=list)
+
+    def add(self, id_: str, file: Path) -> None:
+        if id_.encode("utf-8", "replace").decode() == id_:
+            self.by_id.setdefault(one_spelling(id_), []).append(file)
+        else:
+            self.nameless.append(file)
 
     def without(self, others: "_Files") -> list[Path]:
         return [file for id_, files in self.by_id.items() if id_ not in others.by_id for file in files]
@@ -209,6 +216,7 @@ def _pair(dataset: str, root: Path, sources: Iterable[_Source]) -> dict[str, Pai
         *_fault("masks without an image", root, masks.without(images) + masks.strays),
         *_fault("images that share an id", root, images.duplicates()),
         *_fault("masks that share an id", root, masks.duplicates()),
+        *_fault("files whose names are not UTF-8", root, {*images.nameless, *masks.nameless}),
     ]
     image_of, mask_of = images.only(), masks.only()
     pairs = {id_: Pair(id_, image_of[id_], mask_of[id_]) for id_ in sorted(image_of.keys() & mask_of.keys())}
@@ -224,10 +232,10 @@ def _collect(source: _Source, images: _Files, masks: _Files) -> None:
     for stem, file in _image_files(source.images, without=source.masks):
         if stem.endswith(source.ignored_suffixes) or (one_folder and stem.endswith(source.mask_suffix)):
             continue
-        images.by_id.setdefault(one_spelling(stem), []).append(file)
+        images.add(stem, file)
     for stem, file in _image_files(source.masks, without=source.images):
         if stem.endswith(source.mask_suffix):
-            masks.by_id.setdefault(one_spelling(stem.removesuffix(source.mask_suffix)), []).append(file)
+            masks.add(stem.removesuffix(source.mask_suffix), file)
         elif not one_folder:
             masks.strays.append(file)
 
@@ -245,7 +253,7 @@ def _image_files(folder: Path, *, without: Path) -> Iterator[tuple[str, Path]]:
         folders[:] = [name for name in folders if _is_seen(name) and (*above, name) != inner]
         for name in filter(_is_seen, names):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(os.path.join(place, name)):
+            if suffix.lower() in IMAGE_SUFFIXES:  # also a broken link: left out, it would change the dataset in silence
                 found.append((*above, name, stem))
     for *parts, name, stem in sorted(found):
         yield "/".join([*parts, stem]), folder.joinpath(*parts, name)
@@ -261,7 +269,8 @@ def one_spelling(id_: str) -> str:
 
 
 def _fault(what: str, root: Path, files: Iterable[Path]) -> list[str]:
-    names = sorted(str(file.relative_to(root)) if file.is_relative_to(root) else str(file) for file in files)
+    paths = (str(file.relative_to(root)) if file.is_relative_to(root) else str(file) for file in files)
+    names = sorted(path.encode("utf-8", "backslashreplace").decode() for path in paths)
     return [f"{len(names)} {what}: {listed(names)}"] if names else []
 
 

@@ -44,7 +44,8 @@ def find_files(given: str | Sequence[str], output: Path) -> list[tuple[Path, str
             continue
         root, inside = (path, path.rglob("*")) if path.is_dir() else _glob(path)
         files = sorted(file for file in inside if file.is_file() or file.is_symlink())
-        files = [file for file in files if not any(file.absolute().resolve().is_relative_to(r) for r in results)]
+        # by os.path: Path.resolve ends at a link to itself
+        files = [file for file in files if not any(Path(os.path.realpath(file)).is_relative_to(r) for r in results)]
         images = [file for file in files if file.suffix.lower() in SUFFIXES or is_dicom(file)]
         if not images:
             what = f"no image among {len(files)} files" if files else "nothing is there"
@@ -63,7 +64,8 @@ def find_files(given: str | Sequence[str], output: Path) -> list[tuple[Path, str
 
 def _names(found: dict[Path, Path]) -> list[str]:
     stems = Counter(name.with_suffix("") for name in found.values())
-    names = [str(name if stems[name.with_suffix("")] > 1 else name.with_suffix("")) for name in found.values()]
+    whole = [stems[name.with_suffix("")] > 1 or name.stem == ".." for name in found.values()]  # of "...png"
+    names = [str(name if keep else name.with_suffix("")) for name, keep in zip(found.values(), whole, strict=True)]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         both = [str(path) for path, name in zip(found, names, strict=True) if name == twice[0]]
         raise ValueError(

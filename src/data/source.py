@@ -1,5 +1,7 @@
 """DataSource: a dataset on disk with its split, and the pixels that training reads of it."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from src.data.cache import PixelStore, open_store
+from src.data.cache import PixelStore, file_digests, open_store
 from src.data.checks import differ, mask_kinds
 from src.data.decode import image_size, read_image, read_labels, read_mask
 from src.data.duplicates import NOT_ALL, compares_all
@@ -131,6 +133,24 @@ class DataSource:
         look = partial(mask_kinds, self.pairs)
         store = self._stores.get("full")
         return store.remembered("mask-kinds", look) if store else look()
+
+    def contents(self, parts: Sequence[str]) -> dict[str, str]:
+        """part -> 16 hex digits of the SHA-256 of its ids with the bytes of their images and masks: other pixels under
+        the same names have another. Without the parts that are not all on disk; {} for images that are made."""
+        if not self.on_disk:
+            return {}
+        digests = {}
+        for part in parts:
+            ids = sorted(self.parts[part])
+            if not ids or self.absent(part):
+                continue
+            files = [file for id_ in ids for file in (self.pairs[id_].image, self.pairs[id_].mask)]
+            try:
+                found = file_digests(files, self.root, self.cache / self.dataset if self.cache else None)
+            except OSError:  # a cache that others made, and that cannot be written
+                found = file_digests(files, self.root, None)
+            digests[part] = hashlib.sha256(json.dumps([ids, found]).encode()).hexdigest()[:16]
+        return digests
 
     # -- pixels -----------------------------------------------------------------------------------
 

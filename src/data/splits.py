@@ -131,7 +131,7 @@ def read_manifest(path: str | Path, build: Callable[[dict[str, Any]], Manifest])
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         manifest, written = build(fields), fields["sha256"]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not such a manifest, or damaged ({error!r}); restore it from version control"
         ) from error

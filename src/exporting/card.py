@@ -1,6 +1,7 @@
 """README.md of a bundle: a model card, from the bundle's own files and nothing else."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,8 +33,8 @@ PLACES = (
 def model_card(folder: Path, place: str) -> str:
     """Of a bundle whose other files lie in `folder`; `place` is where its reader will find it."""
     run = RunDir(folder)
-    config, metrics = run.config(), run.metrics()
-    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    config, metrics = _plain_words(run.config()), _plain_words(run.metrics())
+    split = _plain_words(json.loads((folder / "split.json").read_text(encoding="utf-8")))
     ancestors = read_lineage(folder)
     datasets = list(dict.fromkeys([split["dataset"], *(one.dataset.split()[0] for one in ancestors)]))
     parts = [
@@ -56,6 +57,19 @@ def model_card(folder: Path, place: str) -> str:
         _limits(metrics, datasets),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _plain_words(value: Any) -> Any:
+    """Without what Markdown would take for more than words, or for the end of a block of code: a stranger may have
+    written it."""
+    if isinstance(value, Mapping):
+        return {key: _plain_words(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_plain_words(child) for child in value]
+    if isinstance(value, str):
+        words = " ".join(value.split()).replace("`", "'").replace("](", "] (")
+        return re.sub(r"<(?=[\w/!?])", "&lt;", words)
+    return value
 
 
 def command(config: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from src.models.blocks import EFAM, ICM, LGFE, make_act
 from src.models.sizes import check_channels, pad_to_multiple, upsample
 
 MIN_SIZE = 32
+MAX_DEPTH = 100  # blocks of a level; of a million, Python would be busy for hours before anything is wrong
 
 
 def make_stem(in_channels: int, out_channels: int, stride: int, act: str) -> nn.Sequential:
@@ -242,8 +243,10 @@ def _check_levels(
         ("encoder_depths", encoder_depths, levels),
         ("decoder_depths", decoder_depths, levels - 1),
     ):
-        if len(depths) != wanted or min(depths) < 1:
-            raise ValueError(f"{name}={tuple(depths)}: {levels} channels ask for {wanted} depths, each at least 1.")
+        if len(depths) != wanted or min(depths) < 1 or max(depths) > MAX_DEPTH:
+            raise ValueError(
+                f"{name}={tuple(depths)}: {levels} channels ask for {wanted} depths, each from 1 to {MAX_DEPTH}."
+            )
     if wrong := [level for level in icm_levels if not 0 <= level < levels]:
         raise ValueError(f"icm_levels={tuple(icm_levels)}: {wrong} is not among the levels 0 to {levels - 1}.")
 

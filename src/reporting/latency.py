@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.benchmarking.machine import BUSY, load, processor
+from src.benchmarking.machine import BUSY, load
 from src.benchmarking.rounds import Latency, in_turns, latency_of
 from src.comparison import Result, Table
 from src.files import write_json
+from src.provenance import processor
 
 if TYPE_CHECKING:
     from torch import nn

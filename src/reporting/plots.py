@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.figures import tile
+from src.figures import save_figure, tile
 from src.reporting.gallery import Gallery
 
 FORMATS = ("png", "pdf", "svg")
@@ -36,20 +36,17 @@ def write_plots(panels: Mapping[str, Any], gallery: Gallery, folder: Path, note:
         "parallel": lambda: _parallel(panels),
         "overlays": lambda: _overlays(panels, gallery),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    plt.rcParams["text.parse_math"] = False  # names may hold a $
     written = []
     for name, draw in figures.items():
         path = folder / f"{name}.{kind}"
+        if (figure := draw()) is not None:
+            width = int(figure.get_figwidth() * 17)
+            figure.supxlabel(textwrap.fill(note, width), fontsize=6.5, color="#555555", x=0.01, ha="left")
+            save_figure(figure, path, dpi=DPI)
+            written.append(path)
         for old in FORMATS:  # of an earlier report, which showed other runs, or had something to show
-            (folder / f"{name}.{old}").unlink(missing_ok=True)
-        if (figure := draw()) is None:
-            continue
-        width = int(figure.get_figwidth() * 17)
-        figure.supxlabel(textwrap.fill(note, width), fontsize=6.5, color="#555555", x=0.01, ha="left")
-        figure.savefig(path, dpi=DPI)
-        plt.close(figure)
-        written.append(path)
+            if (other := folder / f"{name}.{old}") not in written:
+                other.unlink(missing_ok=True)
     return written
 
 

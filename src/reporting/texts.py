@@ -18,7 +18,7 @@ from src.statistics import OverSeeds
 
 LATEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
-MARKDOWN = {"|": "\\|", "\n": " ", "<": "\\<", "`": "\\`"}
+MARKDOWN = {"|": "\\|", "\n": " ", "<": "\\<", "`": "\\`", "[": "\\["}
 SMALLEST_P = 0.001
 
 
@@ -93,7 +93,8 @@ def markdown(table: Table, latencies: Latencies | None = None) -> str:
     heads, rows = _cells(table, latencies)
     lines = [heads, *rows]
     texts = [f"| {' | '.join(_escaped(cell, MARKDOWN) for cell in line)} |" for line in lines]
-    return "\n".join([texts[0], f"|{' --- |' * len(heads)}", *texts[1:], "", caption(table, latencies)])
+    told = _escaped(caption(table, latencies), MARKDOWN)
+    return "\n".join([texts[0], f"|{' --- |' * len(heads)}", *texts[1:], "", told])
 
 
 def latex(table: Table, latencies: Latencies | None = None) -> str:

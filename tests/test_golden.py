@@ -1,0 +1,44 @@
+"""A change of structure changes no number: forward passes and first losses of every model, against those on file."""
+
+import json
+
+import pytest
+import torch
+
+from tests.golden import FILE, forward_of, losses_of
+from tests.nets import MODELS
+
+GOLDEN = json.loads(FILE.read_text())
+MEANT = "If that was meant (say why in the commit): python -m tests.golden"
+
+
+def test_every_model_has_its_numbers() -> None:
+    assert sorted(GOLDEN) == sorted(MODELS), MEANT
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_pass_and_names_of_the_weights(name: str) -> None:
+    now, then = forward_of(name), GOLDEN[name]
+    assert now["names"] == then["names"], f"weights on disk of {name} can no longer be read. {MEANT} {name}"
+    for key in ("mean", "std", "logits"):
+        assert now[key] == pytest.approx(then[key], rel=1e-6, abs=1e-6), (
+            f"{name} computes something else. {MEANT} {name}"
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_first_losses_of_a_training(name: str) -> None:
+    """Seed, initial weights, order, augmentation, normalisation, loss, optimizer and schedule, all in one."""
+    assert losses_of(name) == pytest.approx(GOLDEN[name]["losses"], rel=1e-5), (
+        f"{name} trains otherwise. {MEANT} {name}"
+    )
+
+
+def test_a_changed_rate_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the tolerance is not what lets them pass: a learning rate that is 0.1 % higher."""
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", _faster(torch.optim.AdamW.__init__))
+    assert losses_of("emisnet_tiny") != pytest.approx(GOLDEN["emisnet_tiny"]["losses"], rel=1e-5)
+
+
+def _faster(init):
+    return lambda self, params, lr=1e-3, **more: init(self, params, lr=lr * 1.001, **more)
