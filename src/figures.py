@@ -13,7 +13,6 @@ import numpy as np
 if "ipykernel" not in sys.modules:  # a notebook shows figures in its cells
     matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
 from matplotlib.figure import Figure
 
 from src.files import replacing

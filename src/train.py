@@ -51,6 +51,7 @@ def train(config: dict[str, Any], *, wait: bool = False) -> float:
     Raises:
         ConfigError: bad config or data; nothing is trained.
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stands.
+        OutOfMemory: of this machine or its GPU; so it does then, too.
         SystemExit: 130 or 143 after SIGINT or SIGTERM (138, 140 after USR1, USR2); what was trained is saved.
     """
     from src.callbacks import GracefulStop

@@ -4,6 +4,7 @@ import csv
 import gc
 import io
 import re
+import socket
 import threading
 import time
 import warnings
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -28,7 +30,7 @@ from src.data.synthetic import generate
 from src.inference import Prediction
 from src.rois import PostProcess
 from src.trained import Trained, open_trained
-from src.webapp import about, markup, session
+from src.webapp import about, guard, markup, session
 from src.webapp.examples import write_examples
 from src.webapp.session import Kept, Looker, Settings
 
@@ -398,6 +400,67 @@ def test_uploads_are_bounded_and_stay_in_their_folder(served: Served) -> None:
     shown = requests.get(f"{served.url}/gradio_api/file={page}", timeout=10)
     assert shown.headers["Content-Disposition"].startswith("attachment")  # never as a page of this server
     assert shown.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+    ids=str,
+)
+def test_no_other_page_may_send_anything(served: Served, headers: dict[str, str]) -> None:
+    """A form of another page posts without asking anybody, and would fill the disk of whoever looks at it."""
+    before = list(served.folder.rglob("*"))
+    files = {"files": ("a.png", b"x")}
+    for path in ("upload", "queue/join"):
+        answer = requests.post(f"{served.url}/gradio_api/{path}", files=files, headers=headers, timeout=10)
+        assert answer.status_code == 403
+    assert list(served.folder.rglob("*")) == before
+    own = {"Origin": served.url, "Sec-Fetch-Site": "same-origin"}
+    assert requests.post(f"{served.url}/gradio_api/upload", files=files, headers=own, timeout=10).status_code == 200
+
+
+def raw(served: Served, *lines: str, body: bytes = b"") -> str:
+    """The first line of the answer to a request that no library would make."""
+    host = served.url.removeprefix("http://")
+    head = "\r\n".join(["POST /gradio_api/upload HTTP/1.1", f"Host: {host}", *lines, "", ""])
+    with socket.create_connection(tuple(host.split(":")), timeout=10) as connection:
+        connection.sendall(head.encode() + body)
+        return connection.recv(4096).decode().split("\r\n")[0]
+
+
+def test_a_body_of_two_lengths_is_refused(served: Served) -> None:
+    said = raw(served, "Content-Length: 10", "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n")
+    assert said.split()[1] in ("400", "411")
+
+
+def test_a_body_that_never_comes_is_not_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.3)
+    begun = time.monotonic()
+    said = raw(served, "Content-Length: 1000", "Content-Type: multipart/form-data; boundary=x", body=b"--x\r\n")
+    assert said.split()[1] == "408" and time.monotonic() - begun < 8
+
+
+def test_what_is_sent_within_an_hour_is_bounded(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    bounded = guard.Guard(None, 100, tmp_path)  # type: ignore[arg-type]
+    assert [bounded._has_room(100) for _ in range(41)] == [True] * 40 + [False]
+    now = guard.KEPT_S + 1.0
+    assert bounded._has_room(100)
+    monkeypatch.setattr(guard.shutil, "disk_usage", lambda _: SimpleNamespace(free=250))
+    assert not bounded._has_room(100)  # 100 lie there, and half of 250 is less than 200
+    monkeypatch.undo()
+    monkeypatch.setattr(guard, "LARGEST_OF_AN_HOUR", 0)
+    answer = upload(served, "a.png", b"x")
+    assert answer.status_code == 503 and "Retry-After" in answer.headers and "try again later" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(REPO / "README.md"), "http://127.0.0.1:{port}/config"])

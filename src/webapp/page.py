@@ -12,9 +12,9 @@ import gradio as gr
 from src.rois import PostProcess
 from src.webapp import about, markup, session
 from src.webapp.examples import Example
+from src.webapp.guard import KEPT_S
 from src.webapp.session import Drawn, Looker, Seen, Settings
 
-KEPT_S = 3600  # files of users are deleted after this time, as src.webapp.about says
 SWEPT_S = 600  # and looked for this often
 LOOKS = 2  # at once: while one decodes, the network may look at another's
 REDRAWS = 4  # at once

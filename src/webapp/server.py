@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,58 +11,15 @@ from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.webapp.examples import write_examples
+from src.webapp.guard import Guard
 from src.webapp.session import Looker
 
 SESSIONS = 64  # whose pictures are kept; the one not used for longest is forgotten first
 BESIDE_FILE = 2**20  # bytes of a request that are not the file's
-# All that the page asks for. Gradio has much more: its API's pages, a proxy, a fetcher of URLs, recordings, editors.
-ASKED_FOR = re.compile(
-    r"/|/theme\.css|/favicon\.ico|/config|/(assets|static|svelte)/[^?]*"
-    r"|/gradio_api/(upload|upload_progress|startup-events|queue/join|queue/data|cancel|reset|heartbeat/\w+|theme\.css)"
-    r"|/gradio_api/file=/.*"
-)
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-
-
-class Guard:
-    """Answers 404 to what the page does not ask for and 413 to bodies of more than `most_bytes` (Gradio counts those of
-    each file of a request, and takes a thousand files), and has browsers fetch nothing from elsewhere."""
-
-    def __init__(self, app: ASGIApp, most_bytes: int):
-        self.app, self.most_bytes = app, most_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refusal(scope)):
-            await refused(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        if not ASKED_FOR.fullmatch(scope["path"]):
-            return PlainTextResponse("Not found", 404, HEADERS)
-        length = Headers(scope=scope).get("content-length", "")
-        if scope["method"] == "POST" and not length.isdecimal():
-            return PlainTextResponse("Say how long the body is", 411, HEADERS)
-        if int(length or 0) > self.most_bytes:
-            return PlainTextResponse("The body is too large", 413, HEADERS)
-        return None
+MOST_CONNECTIONS = 512  # at once: a page holds two or three
 
 
 @contextmanager
@@ -94,10 +50,16 @@ def serving(
 
         page = Page(looker, write_examples(folder / "examples"), folder, mode=mode)
         app = _mounted(page.blocks, max_upload_mb)
-        app.add_middleware(Guard, most_bytes=max_upload_mb * 2**20 + BESIDE_FILE)
+        app.add_middleware(Guard, most_bytes=max_upload_mb * 2**20 + BESIDE_FILE, folder=folder)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(names))
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2, server_header=False
+            app,
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=2,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
         )
         yield uvicorn.Server(config)
 

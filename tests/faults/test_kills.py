@@ -104,7 +104,7 @@ def test_a_run_killed_at_file_after_file_ends_as_the_unbroken_one(tiny, tmp_path
     while killed_at(number, lambda: train(config)):
         look_at(folder)
         assert not (folder / "metrics.json").is_file() or RunDir(folder).status()["state"] == "running"
-        number += 2
+        number += 3
     assert number > 10, "the first attempts are killed before there is a checkpoint, the last ones while they score"
     assert_same(folder, tmp_path / "unbroken")
     assert RunDir(folder).status()["state"] == "finished" and not [*folder.rglob(".*.tmp")]

@@ -1,5 +1,8 @@
-"""SIGTERM and SIGINT outside of a training step: while data are read, the trainer is built, an epoch is validated, the
-best weights are scored. Each leaves with its code and says so, and the same command goes on to the same result."""
+"""SIGTERM and SIGINT outside of a training step: before a run has begun, while an epoch is validated, while the best
+weights are scored. Each leaves with its code and says so, and the same command goes on to the same result.
+
+Those in a step, and those between the run's begin and its first step, are in tests/test_resume.py.
+"""
 
 import os
 import signal
@@ -8,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from src.config import composed
 from src.rundir import RunDir
+from src.train import train
 from src.weights import read_checkpoint
 from tests.conftest import REPO
 from tests.test_resume import ARGUMENTS, assert_same, finish, said
@@ -73,12 +78,8 @@ def assert_told(folder: Path, number: int) -> None:
 
 def test_a_signal_at_any_stage_leaves_word_and_the_same_command_ends_as_if_there_had_been_none(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    text = interrupted(folder, signal.SIGTERM, "src.resume", "check_same_run")  # `src.train` takes it from there
+    text = interrupted(folder, signal.SIGTERM, "src.resume", "check_same_run")
     assert "nothing trained yet" in text and not folder.exists()  # nothing was begun
-
-    interrupted(folder, signal.SIGINT, "src.assemble", "make_trainer")
-    assert_told(folder, signal.SIGINT)
-    assert not RunDir(folder).last.is_file()
 
     where = "src.task:SegmentationTask"
     interrupted(folder, signal.SIGTERM, where, "validation_step", call=4, seconds=1.5)  # two batches an epoch
@@ -91,6 +92,6 @@ def test_a_signal_at_any_stage_leaves_word_and_the_same_command_ends_as_if_there
     assert "(saved)" in text and not (folder / "metrics.json").exists()
 
     finish(folder)
-    finish(tmp_path / "unbroken")
+    train(composed(*ARGUMENTS, f"run_dir={tmp_path / 'unbroken'}"))
     assert_same(folder, tmp_path / "unbroken")
     assert RunDir(folder).status()["state"] == "finished"

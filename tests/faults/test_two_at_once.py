@@ -58,7 +58,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 def test_a_second_command_in_one_run_directory_says_so_and_leaves_the_first_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = start(folder)
+    first = start(folder, delay=0.02)
     wait_until(lambda: (folder / "history.csv").is_file() or first.poll() is not None)
     first.send_signal(signal.SIGSTOP)  # or it might end before the second one, on a busy machine, has begun
     command = [sys.executable, "-m", "src.train", *ARGUMENTS, f"run_dir={folder}"]
