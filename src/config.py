@@ -1,6 +1,5 @@
 """From a composed config to the plain, complete one that a run is trained with; what cannot work is refused here."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
-from src.bounds import check_bounds
+from src.bounds import Bound, check_bounds
 from src.cli import ConfigError, did_you_mean
 from src.preflight import CONFIG_DIR
 from src.rundir import RESUME, run_hash
@@ -129,14 +128,9 @@ def check_switches(config: Mapping[str, Any], *keys: str) -> None:
 
 def check_number(config: Mapping[str, Any], key: str, least: float, *, whole: bool, optional: bool = False) -> None:
     """ValueError for a value that is no number, no whole one where that is asked for, or less than `least`."""
-    value = config[key]
-    if optional and value is None:
-        return
-    kinds = int if whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
-        kind = "whole number" if whole else "number"
-        bound = f" from {least:g} up" if least > -math.inf else ""
-        raise ValueError(f"{key}={value} is not possible; it is a {kind}{bound}.")
+    bound = Bound(whole=whole, least=least, optional=optional)
+    if not bound.allows(config[key]):
+        raise ValueError(f"{key}={config[key]} is not possible; it is {bound}.")
 
 
 def _check_gpu(accelerator: str) -> None:

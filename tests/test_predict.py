@@ -162,6 +162,25 @@ def test_a_single_mask_in_the_way_counts(trained_run: Path, photos: Path, tmp_pa
     assert mask_path(tmp_path / "out", file.stem).read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", ["images.csv", "rois.csv", "rois.json"])
+def test_links_in_the_output_are_not_written_through(
+    trained_run: Path, photos: Path, tmp_path: Path, place: str
+) -> None:
+    """Also dangling ones, which do not exist for whoever asks after what they lead to."""
+    file, out = sorted(photos.iterdir())[0], tmp_path / "out"
+    out.mkdir()
+    for target in (tmp_path / "absent", tmp_path / "there"):
+        (out / place).unlink(missing_ok=True)
+        (out / place).symlink_to(target)
+        if target.name == "there":
+            target.write_text("mine")
+        with pytest.raises(ValueError, match="holds results already"):
+            segment(trained_run, file, out)
+    segment(trained_run, file, out, overwrite=True)
+    assert (tmp_path / "there").read_text() == "mine" and not (tmp_path / "absent").exists()
+    assert (out / place).is_file() and not (out / place).is_symlink()
+
+
 def test_postprocessing_is_done_where_asked_for_and_told(
     trained_run: Path, photos: Path, tmp_path: Path, middle: float
 ) -> None:
@@ -400,7 +419,7 @@ def test_a_call_that_is_stopped_leaves_what_was_done(trained_run: Path, photos: 
 
 
 def test_names_of_results(tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg", "b/a.png", "b/c.d.tif", "b/ e\nf.PNG", "notes.txt", "out/masks/a.png"):
+    for name in ("a.png", "a.jpg", "b/a.png", "b/c.d.tif", "b/ e\nf.PNG", "...png", "notes.txt", "out/masks/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     named = {str(path.relative_to(tmp_path)): name for path, name in find_files(str(tmp_path), tmp_path / "out")}
@@ -408,6 +427,7 @@ def test_names_of_results(tmp_path: Path) -> None:
         "a.png": "a.png",
         "a.jpg": "a.jpg",
         "b/a.png": "b/a",
+        "...png": "...png",
         "b/c.d.tif": "b/c.d",
         "b/ e\nf.PNG": "b/ e\nf",
     }

@@ -117,8 +117,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.timeout(600)
 def test_a_report_killed_at_a_file_leaves_of_each_the_earlier_or_the_new_one(
-    study: tuple[Path, list[StudyRun]], tmp_path: Path
+    study: tuple[Path, list[StudyRun]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(time, "strftime", lambda *_: "2026-01-01 00:00")  # a page says in which minute it was made
     folder, runs = study
     out = tmp_path / "out"
     for title, seen in (("earlier", runs[:4]), ("new", runs)):

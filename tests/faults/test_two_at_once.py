@@ -58,15 +58,19 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 def test_a_second_command_in_one_run_directory_says_so_and_leaves_the_first_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = start(folder, delay=0.02)
-    wait_until(lambda: (folder / "history.csv").is_file() or first.poll() is not None)
-    first.send_signal(signal.SIGSTOP)  # or it might end before the second one, on a busy machine, has begun
     command = [sys.executable, "-m", "src.train", *ARGUMENTS, f"run_dir={folder}"]
-    second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=LONG)
-    first.send_signal(signal.SIGCONT)
-    assert second.returncode == 2 and "Traceback" not in second.stderr
-    assert f"in use: process {first.pid} is training in it. Wait for it, or choose another run_dir" in second.stderr
-    assert first.wait(LONG) == 0, said(folder).read_text()
+    first = start(folder, delay=0.02)
+    try:
+        wait_until(lambda: (folder / "history.csv").is_file() or first.poll() is not None)
+        first.send_signal(signal.SIGSTOP)  # or it might end before the second one, on a busy machine, has begun
+        second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=LONG)
+        first.send_signal(signal.SIGCONT)
+        assert second.returncode == 2 and "Traceback" not in second.stderr
+        assert f"in use: process {first.pid} is training in it. Wait for it, or choose another run_dir" in second.stderr
+        assert first.wait(LONG) == 0, said(folder).read_text()
+    finally:
+        first.kill()
+        first.wait()
     train(composed(*ARGUMENTS, f"run_dir={tmp_path / 'alone'}"))
     assert_same(folder, tmp_path / "alone")
 
