@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 NAME = re.compile(
-    r"(^|_)((api|access|secret|private|wandb|auth)_?key\d*|tokens?|passw(or)?d|passphrase|secrets?|credentials?|auth)$",
+    r"(^|_)((api|access|secret|private|wandb|auth)_?key\d*|token|passw(or)?d|passphrase|secrets?|credentials?|auth)$",
     re.I,
 )
 IN_ADDRESS = re.compile(r"://[^/\s:@]+:[^/\s@]+@")  # user:password@host

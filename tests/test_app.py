@@ -452,7 +452,7 @@ def test_what_is_sent_within_an_hour_is_bounded(
     now = 0.0
     monkeypatch.setattr(guard.time, "monotonic", lambda: now)
     bounded = guard.Guard(None, 100, tmp_path)  # type: ignore[arg-type]
-    assert [bounded._has_room(100) for _ in range(41)] == [True] * 40 + [False]
+    assert [bounded._has_room(100) for _ in range(401)] == [True] * 400 + [False]
     now = guard.KEPT_S + 1.0
     assert bounded._has_room(100)
     monkeypatch.setattr(guard.shutil, "disk_usage", lambda _: SimpleNamespace(free=250))

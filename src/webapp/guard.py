@@ -26,7 +26,7 @@ POLICY = (
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 UPLOAD = "/gradio_api/upload"
 KEPT_S = 3600  # files of users are deleted after this time, as src.webapp.about says
-LARGEST_OF_AN_HOUR = 40  # uploads of the full size, in bytes
+LARGEST_OF_AN_HOUR = 400  # uploads of the full size, in bytes
 BODY_S = 30.0  # without a byte of a body that was announced
 
 
