@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.provenance import processor
 from src.files import read_csv, write_text
 from src.progress import available_cores
+from src.provenance import processor
 
 IDLE = 0.3  # load per core, before anything is measured, up to which times mean something
 
