@@ -262,10 +262,12 @@ def _lens(scored: "Mapping[str, Sequence[Scored]]", threshold: float) -> dict[st
 
 def keep_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
     """Rows, tables, pictures and metrics.json in `folder`."""
-    from src.files import write_json
+    from src.files import sweep, write_json
     from src.tables import write_evaluation
 
     folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / "figures"):
+        sweep(place)
     write_evaluation(evaluation, folder, title)
     write_json(folder / "metrics.json", evaluation.numbers())
 

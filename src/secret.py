@@ -22,7 +22,7 @@ def check_secrets(config: Mapping[str, Any], environment: Mapping[str, str] | No
         text = str(value)
         found = next((name for name, secret in held.items() if secret in text), "")
         if value not in (None, "", False) and (NAME.search(key.rpartition(".")[2]) or IN_ADDRESS.search(text) or found):
-            what = f"{key} holds the value of {found}" if found else f"{key} is given, which is a secret"
+            what = f"{key} holds the value of {found}" if found else f"{key} is given"
             raise ValueError(
                 f"{what}, and every file of the run would hold it. Leave it out and set it in the environment "
                 "(WANDB_API_KEY for W&B)."

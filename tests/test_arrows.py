@@ -67,7 +67,7 @@ ROOMS = {
     "benchmarking/engines.py": {"src.benchmarking.contender", "src.exporting.onnx_file", "src.models"},
     "benchmarking/profiles.py": {"src.benchmarking", "src.files"},
     "benchmarking/request.py": {"src.benchmarking", "src.build", "src.cli", "src.config", "src.files", "src.preflight"},
-    "benchmarking/figure.py": {"src.figures"},
+    "benchmarking/figure.py": {"src.figures", "src.statistics"},
     "benchmarking/rounds.py": set(),
     "benchmarking/machine.py": {"src.progress", "src.provenance"},
     "benchmarking/counts.py": set(),

@@ -24,7 +24,7 @@ def preview(source: "SegmentationDataModule", path: Path, *, samples: int = 4, d
     import matplotlib.pyplot as plt
 
     from src.data.samples import SampleDataset
-    from src.figures import TRUTH, outline
+    from src.figures import TRUTH, outline, save_figure
 
     ids = source.require("train")[:samples]
     drawn = SampleDataset(source, ids, training=True)
@@ -44,9 +44,7 @@ def preview(source: "SegmentationDataModule", path: Path, *, samples: int = 4, d
             axis.axis("off")
     height, width = source.size
     figure.suptitle(f"{source.dataset}, data.crop={source.crop}, {height}x{width}: mask green; left the native image")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
     return path
 
 

@@ -20,7 +20,7 @@ ROWS = [
     ("ema=-0.1", "ema=-0.1 is not possible"),
     ("ema=some", "ema=some is not possible"),
     ("teacher_weight=2", "teacher_weight=2 is not possible"),
-    ("threads=0", "threads=0 is not possible; it is a whole number from 1, or null"),
+    ("threads=0", "threads=0 is not possible; it is a whole number from 1 and up to 512, or null"),
     ("threads=-1", "threads=-1 is not possible"),
     ("threads=all", "threads=all is not possible"),
     ("optim.lr=0", "optim.lr=0 is not possible; it is a number above 0"),
