@@ -150,8 +150,3 @@ def test_nothing_loads_pickles() -> None:
             if "torch.load(" in line and "#" not in line.partition("torch.load(")[0]:
                 assert "weights_only=True" in line, f"{file}: {line}"
             assert "yaml.load(" not in line or "YAML_LOADER" in line, f"{file}: {line}"
-
-
-def test_archives_are_unpacked_in_one_place() -> None:
-    words = ("extractall", ".extract(", "unpack_archive", "extractfile", "tarfile.open")
-    assert {f.name for f in FILES if any(word in f.read_text() for word in words)} <= {"archives.py"}
