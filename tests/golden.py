@@ -21,9 +21,11 @@ from torch import nn
 from src.assemble import make_net, make_task
 from src.callbacks import StepSeed
 from src.config import composed
+from src.provenance import processor
 from tests.nets import MODELS, WARNING, build, unsettle
 
 FILE = Path(__file__).with_suffix(".json")
+MADE_ON = "_made_on"  # besides the models' names
 STEPS = 10
 PLACES = [(0, 0, 0), (0, 31, 40), (0, 63, 63), (1, 5, 20), (1, 32, 32), (1, 60, 3)]  # of the logits (2, 1, 64, 64)
 DATA = ("data=synthetic", "data.counts=[40,2,2]", "data.native_size=[72,80]", "data.size=64", "data.batch_size=4")
@@ -86,11 +88,19 @@ def losses_of(name: str, *, noise: float = 0.0) -> list[float]:
     return losses.values
 
 
+def made_on() -> dict[str, str]:
+    """Where the numbers come out to the last digits that are compared: initial weights and resized images are float32
+    and bytes, which another processor or torch may round otherwise."""
+    return {"processor": processor(), "torch": torch.__version__.split("+")[0]}
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     held = json.loads(FILE.read_text()) if names else {}
+    if held.setdefault(MADE_ON, made_on()) != made_on():
+        raise SystemExit(f"the other models' numbers were made on {held[MADE_ON]}: make all anew here, or these there")
     for name in names or MODELS:
         held[name] = {**forward_of(name), "losses": losses_of(name)}
         moved = max(abs(a / b - 1) for a, b in zip(losses_of(name, noise=1e-13), held[name]["losses"], strict=True))

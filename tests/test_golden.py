@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 
-from tests.golden import FILE, forward_of, losses_of
+from tests.golden import FILE, MADE_ON, forward_of, losses_of, made_on
 from tests.nets import MODELS
 
 GOLDEN = json.loads(FILE.read_text())
+AT_HOME = GOLDEN.pop(MADE_ON) == made_on()
+# elsewhere rounding carries as far as 1e-6 of all weights does in ten steps of AdamW (measured: up to 2 %)
+LOGITS, LOSSES = (1e-6, 1e-5) if AT_HOME else (1e-3, 3e-2)
 MEANT = "If that was meant (say why in the commit): python -m tests.golden"
 
 
@@ -21,7 +24,7 @@ def test_forward_pass_and_names_of_the_weights(name: str) -> None:
     now, then = forward_of(name), GOLDEN[name]
     assert now["names"] == then["names"], f"weights on disk of {name} can no longer be read. {MEANT} {name}"
     for key in ("mean", "std", "logits"):
-        assert now[key] == pytest.approx(then[key], rel=1e-6, abs=1e-6), (
+        assert now[key] == pytest.approx(then[key], rel=LOGITS, abs=LOGITS), (
             f"{name} computes something else. {MEANT} {name}"
         )
 
@@ -29,11 +32,12 @@ def test_forward_pass_and_names_of_the_weights(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_first_losses_of_a_training(name: str) -> None:
     """Seed, initial weights, order, augmentation, normalisation, loss, optimizer and schedule, all in one."""
-    assert losses_of(name) == pytest.approx(GOLDEN[name]["losses"], rel=1e-5), (
+    assert losses_of(name) == pytest.approx(GOLDEN[name]["losses"], rel=LOSSES), (
         f"{name} trains otherwise. {MEANT} {name}"
     )
 
 
+@pytest.mark.skipif(not AT_HOME, reason="made on another processor or torch: 0.1 % is below what rounding does here")
 def test_a_changed_rate_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the tolerance is not what lets them pass: a learning rate that is 0.1 % higher."""
     monkeypatch.setattr(torch.optim.AdamW, "__init__", _faster(torch.optim.AdamW.__init__))
