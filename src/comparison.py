@@ -97,8 +97,10 @@ def read_results(
 ) -> tuple[list[Result], str]:
     """The finished runs of a study and the part that is compared: `part`, or test where all were scored on it, or val.
 
-    Raises ValueError when no run is finished, or one was not scored on `part` or in `mode`.
+    Raises ValueError when no run is finished, or one was not scored on `part` or in `mode`, and as `refuse_links`.
     """
+    for run in runs:
+        RunDir(folder / run.name).refuse_links()
     finished = [run for run in runs if RunDir(folder / run.name).status().get("state") == "finished"]
     if not finished:
         raise ValueError(f"no run of {folder} is finished: there is nothing to compare yet (status=true shows where).")

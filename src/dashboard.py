@@ -128,6 +128,7 @@ def missing_online(
         path = folder / run.name
         if RunDir(path).status().get("state") != "finished":
             continue
+        RunDir(path).refuse_links()
         if not (path / ID_FILE).is_file():
             yield run, ["it was not trained with logger=wandb"]
             continue

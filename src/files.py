@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+DRAFT = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would compute
 
 
@@ -48,15 +50,18 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what `replacing` left in `folder` when its process was killed; of processes that live nothing."""
+    """Removes what `replacing` left in `folder` when its process was killed; of processes that live nothing. (Those of
+    another machine that writes there, too, count as dead.)"""
     for draft in folder.glob(".*.tmp"):
-        pid = draft.name.rsplit(".", 2)[1].partition("-")[0]
+        named = DRAFT.fullmatch(draft.name)
+        if named is None or not draft.is_file():  # another's
+            continue
         try:
-            os.kill(int(pid), 0)  # asks only whether there is one
-        except ProcessLookupError:
+            os.kill(int(named[1]), 0)  # asks only whether there is one
+        except (ProcessLookupError, OverflowError):
             draft.unlink(missing_ok=True)
-        except (ValueError, PermissionError):
-            pass  # another's file; a process of another user
+        except PermissionError:
+            pass  # a process of another user
 
 
 def _full(error: BaseException | None) -> OSError | None:

@@ -69,8 +69,12 @@ def memory_errors(run: RunDir) -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    told = isinstance(error, ConfigError | ValueError | CompactHydraException)  # has its own remedy
-    return not told and OUT_OF_MEMORY.search(str(error)) is not None
+    if isinstance(error, ConfigError | ValueError | CompactHydraException):  # has its own remedy
+        return False
+    causes: BaseException | None = error  # torch's "worker exited unexpectedly" has its signal in the cause only
+    while causes is not None and OUT_OF_MEMORY.search(str(causes)) is None:
+        causes = causes.__cause__
+    return causes is not None
 
 
 def train_apart(config: dict[str, Any], *, worker: bool = False) -> float:

@@ -43,9 +43,12 @@ class OnnxNet(nn.Module):
             raise ValueError(f"{path} is not an ONNX file that ONNX Runtime can run ({error}).") from error
         self.path, self.metadata = str(path), dict(self.session.get_modelmeta().custom_metadata_map)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        if [len(one.shape or []) for one in (*inputs, *outputs)] != [4, 4]:
+        shapes = [list(one.shape or []) for one in (*inputs, *outputs)]
+        kinds = {one.type for one in (*inputs, *outputs)}
+        if [len(shape) for shape in shapes] != [4, 4] or kinds != {"tensor(float)"}:
             raise ValueError(f"{path} takes and gives other than one image (B, C, H, W) and its logits (B, 1, H, W).")
         self.input = inputs[0]
+        self.channels = shapes[0][1] if isinstance(shapes[0][1], int) else None  # None: the graph leaves it open
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         batch, _, *sides = self.input.shape
@@ -57,8 +60,8 @@ class OnnxNet(nn.Module):
         pixels = image.cpu().numpy()
         step = batch if isinstance(batch, int) else len(pixels)
         parts = [self._run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-        shapes = {part.shape[2:] for part in parts}
-        if shapes != {(height, width)} or sum(map(len, parts)) != len(pixels):
+        shapes = {part.shape[1:] for part in parts}
+        if shapes != {(1, height, width)} or sum(map(len, parts)) != len(pixels):
             raise ValueError(f"{self.path} gives logits of {sorted(shapes)} for images of {height}x{width}.")
         return torch.from_numpy(np.concatenate(parts)).to(image.device)
 

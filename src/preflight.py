@@ -82,15 +82,23 @@ def preflight(argv: Sequence[str], config_name: str, config_dir: Path = CONFIG_D
 
 @contextmanager
 def composing(argv: Sequence[str], config_name: str, config_dir: Path = CONFIG_DIR) -> "Iterator[Composer | None]":
-    """A Composer of a command line; None for one that asks for help, or brings config folders of its own."""
+    """A Composer of a command line; None for one that asks for help."""
     args = get_args_parser().parse_args(list(argv))
     asks = args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun
-    if asks or args.config_path or args.config_dir:  # Lightning restarts DDP processes with --config-path
+    if asks:
         yield None
         return
+    if args.config_path:
+        raise ConfigError(
+            "--config-path is not taken: what Hydra's own part says there would act before any check. "
+            f"--config-dir=... adds a folder to {config_dir}."
+        )
+    typed = list(args.overrides)
+    if args.config_dir:  # looked at as what it becomes: a folder of the search path
+        typed.append(f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]")
     with warnings.catch_warnings(), hydra.initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         warnings.simplefilter("ignore")  # hydra.main gives them again
-        yield Composer(args.config_name or config_name, args.overrides, multirun=args.multirun, shows=bool(args.cfg))
+        yield Composer(args.config_name or config_name, typed, multirun=args.multirun, shows=bool(args.cfg))
 
 
 class Composer:

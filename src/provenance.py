@@ -29,6 +29,11 @@ def provenance() -> dict[str, Any]:
     return {"commit": commit, "versions": {"python": platform.python_version(), **dict(_versions(PACKAGES))}}
 
 
+def short_commit(commit: str) -> str:
+    """A commit as git shortens it; what was not committed stays visible."""
+    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
+
+
 def processor() -> str:
     """The processor's name and cores, as Linux tells them."""
     info = Path("/proc/cpuinfo")
@@ -38,14 +43,19 @@ def processor() -> str:
 
 
 def machine(accelerator: str) -> dict[str, str]:
-    """`processor`, and the GPU's name as `device` where the Trainer's `accelerator` takes one, else "cpu".
+    """`processor`, and the GPU's name as `device` where the Trainer's `accelerator` takes one, "mps" for Apple's, else
+    "cpu".
 
     Not the machine's name, nor anything else of whose it is.
     """
     import torch
 
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return {"processor": processor(), "device": torch.cuda.get_device_name() if on_gpu else "cpu"}
+    device = "cpu"
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        device = "mps"
+    return {"processor": processor(), "device": device}
 
 
 def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -34,9 +34,18 @@ def recheck(path: str | Path, device: str | None = None) -> Recheck:
     images and masks, where the run recorded it; every image has its score again, exactly or within IMAGE, and every
     mean within MEAN.
 
-    Raises ValueError for what is no run, was not scored, or whose images are not at hand.
+    Raises ValueError for what is no run, was not scored, was damaged, or whose images are not at hand.
     """
     run = RunDir.open(run_directory(path))
+    try:
+        return _recheck(run, path, device)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"metrics.json or per_image.csv of {run.path} was changed or damaged ({error!r}): restore it."
+        ) from error
+
+
+def _recheck(run: RunDir, path: str | Path, device: str | None) -> Recheck:
     for name in ("metrics.json", "per_image.csv"):
         if not (run.path / name).is_file():
             raise ValueError(f"{run.path} has no {name}: there are no scores to check. Let the training end.")
@@ -57,7 +66,7 @@ def recheck(path: str | Path, device: str | None = None) -> Recheck:
         for name, value in stored["scores"][part].items():
             now = again.scores[part].get(name)
             if name in ("dice", "iou") and (now is None or not abs(now - value) <= MEAN):  # not: NaN is no match
-                faults.append(f"{part}: {name} is {value:.6f} in metrics.json, {now:.6f} now")
+                faults.append(f"{part}: {name} is {value} in metrics.json, {now} now")
     return Recheck(lines, faults)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from src.provenance import short_commit
 from src.rundir import RunDir, differences
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def tell_changes(run: RunDir, now: Mapping[str, Any]) -> None:
     """Says with which code, packages and machine the run was begun, where they are others now: its numbers may
     differ."""
     earlier = run.status()
-    pairs = [("commit", str(earlier.get("commit", ""))[:12], str(now["commit"])[:12])]
+    pairs = [("commit", short_commit(earlier.get("commit", "")), short_commit(now["commit"]))]
     for group in ("versions", "machine"):
         held = earlier.get(group, {})
         pairs += [(name, held[name], value) for name, value in now[group].items() if name in held]

@@ -186,6 +186,8 @@ class RunDir:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         earlier = self.status()
         made_with = {key: earlier[key] for key in MADE_WITH if key in earlier}
+        if "contents" in more:  # of parts that are not at hand this time the earlier digests stay
+            more["contents"] = earlier.get("contents", {}) | more["contents"]
         started = earlier.get("started", now)
         status = {"state": state, "reason": reason, "started": started, "updated": now, "pid": os.getpid()}
         status |= made_with | more

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 NAME = re.compile(
-    r"(^|_)((api|access|secret|private|wandb|auth)_?key\d*|token|passw(or)?d|passphrase|secrets?|credentials?|auth)$",
+    r"(^|_)((api|access|secret|private|wandb|auth)_?key\d*|token|pat|(pg)?passw(or)?d|pass|pwd|passphrase|secrets?|credentials?"
+    r"|auth)$",
     re.I,
 )
-IN_ADDRESS = re.compile(r"://[^/\s:@]+:[^/\s@]+@")  # user:password@host
+IN_ADDRESS = re.compile(r"://[^/\s:@]+:[^/\s@]+@|\b(https?|git)://[^/\s@]+@")  # user:password@host, token@host
 SHORTEST = 8  # characters of a value in the environment that is looked for: shorter ones stand in anything
 
 
@@ -19,10 +20,12 @@ def check_secrets(config: Mapping[str, Any], environment: Mapping[str, str] | No
     environment = os.environ if environment is None else environment
     held = {name: text for name, text in environment.items() if NAME.search(name) and len(text) >= SHORTEST}
     for key, value in _values(config, ""):
-        text = str(value)
+        text = f"{key} {value}"
         found = next((name for name, secret in held.items() if secret in text), "")
-        if value not in (None, "", False) and (NAME.search(key.rpartition(".")[2]) or IN_ADDRESS.search(text) or found):
-            what = f"{key} holds the value of {found}" if found else f"{key} is given"
+        named = type(value) in (str, int, float) and value != "" and any(NAME.search(part) for part in key.split("."))
+        if named or IN_ADDRESS.search(text) or found:
+            place = key.partition(held[found])[0] if found else key  # the key may hold it itself
+            what = f"{place} holds the value of {found}" if found else f"{place} is given"
             raise ValueError(
                 f"{what}, and every file of the run would hold it. Leave it out and set it in the environment "
                 "(WANDB_API_KEY for W&B)."

@@ -214,7 +214,10 @@ def _of_onnx(path: Path) -> Trained:
         held = json.loads(net.metadata["emisnet"])
         if held["format"] != 1:
             raise ValueError(f"format {held['format']}")
-        return Trained(net=net, file=path, **_checked(held))
+        checked = _checked(held)
+        if net.channels not in (None, len(checked["mean"])):
+            raise ValueError(f"mean of {len(checked['mean'])} channels, the graph takes {net.channels}")
+        return Trained(net=net, file=path, **checked)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(
             f"{path} does not say how its images are prepared (no metadata of this project's form: "
@@ -238,13 +241,26 @@ def _checked(held: Mapping[str, Any]) -> dict[str, Any]:
     told = held["told"]
     if not isinstance(told, dict) or not isinstance(held["classes"], list):
         raise TypeError("told is a mapping, classes a list")
+    if told and (absent := {"trained_on", "split", "scores"} - told.keys()):
+        raise ValueError(f"told has no {', '.join(sorted(absent))}")
     return {
         "name": printable(str(held["name"])),
         "size": (int(size[0]), int(size[1])),
         **{"mean": tuple(mean), "std": tuple(std), "thresholds": thresholds, "tile": tile},
         "classes": [printable(str(name)) for name in held["classes"]],
-        "told": {key: printable(value) if isinstance(value, str) else value for key, value in told.items()},
+        "told": _printable(told),
     }
+
+
+def _printable(value: Any) -> Any:
+    """A plain value whose texts, keys too, are `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(child) for child in value]
+    if isinstance(value, dict):
+        return {printable(str(key)): _printable(child) for key, child in value.items()}
+    return value
 
 
 def printable(text: str) -> str:

@@ -26,8 +26,23 @@ LIBRARIES = re.compile(
 # whose classes a config may name; not all of src/: write_text would write, and an exported program load a pickle
 PARTS = ("src.models.", "src.data.", "src.losses.", "src.schedules.", "src.callbacks.", "src.metrics.")
 FUNCTIONS = ("src.schedules.schedule", "src.loggers.wandb_logger")
-PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
-HANDLERS = ("logging.", "colorlog.")  # of Hydra's logging
+PLUGINS = {
+    "launcher": (
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    ),
+    "sweeper": (
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    ),
+}
+SAMPLER = re.compile(r"optuna\.samplers\.[A-Z]\w*")  # what a sweeper builds
+HYDRAS_OWN = re.compile(r"\$\{hydra\.(job\.name|sweep\.dir|run\.dir|runtime\.output_dir|runtime\.cwd)\}")  # mere texts
+HANDLERS = ("logging.StreamHandler", "logging.NullHandler", "logging.Formatter", "colorlog.ColoredFormatter")
+LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # the only one that a logging.FileHandler may write
 
 
 def check_targets(config: Mapping[str, Any], where: str = "") -> None:
@@ -60,9 +75,9 @@ def check_targets(config: Mapping[str, Any], where: str = "") -> None:
 def check_hydra(hydra: Mapping[str, Any]) -> None:
     """ValueError for what Hydra's own part of a config would build or set before anything of ours runs: callbacks,
     foreign plugins, classes of logging, environment variables (TRUST is one). It is not resolved: what would make a
-    `_target_` then is refused, too."""
+    `_target_` then is refused, too, and so is a resolver whose name is put together."""
     for key, value in _everything(hydra):
-        if any(word in f"{key}{value}" for word in ("oc.create", "oc.decode")):
+        if re.search(r"oc\.create|oc\.decode|\$\{[^}:]*\$\{", f"{key}{value}"):
             raise ValueError(
                 f"hydra holds {key}: {str(value)[:60]!r}, of which anything could be made. Write the value."
             )
@@ -77,22 +92,38 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
                 f"hydra.callbacks would build {value}. If it is yours: {TRUST}={str(value).split('.')[0]} before the "
                 "command."
             )
-    for part in ("launcher", "sweeper"):
-        if not str(target := (hydra.get(part) or {}).get("_target_", "")).startswith(PLUGINS):
-            raise ValueError(f"hydra.{part}._target_={target} is none of Hydra's plugins ({', '.join(PLUGINS)}*).")
-        check_built(hydra.get(part) or {}, f"hydra.{part}")
+    for part, plugins in PLUGINS.items():
+        plugin = dict(hydra.get(part) or {})
+        if (target := plugin.pop("_target_", None)) not in plugins:
+            raise ValueError(f"hydra.{part}._target_={target} is none of Hydra's plugins ({', '.join(plugins)}).")
+        for key, value in _everything(plugin):
+            if key == "_target_" and value and not SAMPLER.fullmatch(str(value)):
+                raise ValueError(f"hydra.{part} would build {value}, which is none of Hydra's plugins.")
+            if "${" in HYDRAS_OWN.sub("", f"{key}{value}"):
+                raise ValueError(
+                    f"hydra.{part} holds {key}: {str(value)[:60]!r}, which is resolved late. Write the value."
+                )
+    for key, value in _everything({name: part for name, part in hydra.items() if name not in (*PLUGINS, "callbacks")}):
+        if key == "_target_" and value:
+            raise ValueError(f"hydra would build {value}, where nothing is built. Take it out.")
     for part in ("job_logging", "hydra_logging"):
-        for key, value in _everything(hydra.get(part) or {}):
-            if key in ("class", "()") and value and not str(value).startswith(HANDLERS):
-                raise ValueError(f"hydra.{part} builds {value}; only classes of {', '.join(HANDLERS)}* may be built.")
+        for settings in _mappings(hydra.get(part) or {}):
+            for key in ("class", "()"):
+                if (made := settings.get(key)) in (None, *HANDLERS):
+                    continue
+                if made != "logging.FileHandler" or settings.get("filename") != LOG_FILE:
+                    raise ValueError(
+                        f"hydra.{part} builds {made}; it may be one of {', '.join(HANDLERS)}, or a logging.FileHandler "
+                        f"with filename: {LOG_FILE}."
+                    )
 
 
-def check_built(plugin: Mapping[str, Any], where: str) -> None:
-    """ValueError for a `_target_` below a plugin's own that is no Hydra plugin either."""
-    for name, child in plugin.items():
-        for key, value in _everything(child, name) if not isinstance(child, str) else ():
-            if key == "_target_" and value and not str(value).startswith(PLUGINS):
-                raise ValueError(f"{where}.{name} would build {value}, which is none of Hydra's plugins.")
+def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Every mapping in `value`, itself too."""
+    if isinstance(value, Mapping):
+        yield value
+    for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from _mappings(child)
 
 
 def _may_be_built(target: str) -> bool:

@@ -407,6 +407,7 @@ def test_uploads_are_bounded_and_stay_in_their_folder(served: Served) -> None:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Origin": "http://127.0.0.1:1"},
@@ -456,7 +457,10 @@ def test_what_is_sent_within_an_hour_is_bounded(
     now = guard.KEPT_S + 1.0
     assert bounded._has_room(100)
     monkeypatch.setattr(guard.shutil, "disk_usage", lambda _: SimpleNamespace(free=250))
-    assert not bounded._has_room(100)  # 100 lie there, and half of 250 is less than 200
+    assert bounded._has_room(75)  # 100 lie there: 350 before them, of which half is 175
+    assert not bounded._has_room(1)
+    bounded._take_back(75)
+    assert bounded._has_room(70) and list(bounded.uploads) == [(now, 100), (now, 70)]
     monkeypatch.undo()
     monkeypatch.setattr(guard, "LARGEST_OF_AN_HOUR", 0)
     answer = upload(served, "a.png", b"x")

@@ -48,7 +48,7 @@ ROOMS = {
     "provenance.py": set(),
     "process.py": set(),
     "ranks.py": {"src.process"},
-    "resume.py": {"src.rundir", "src.data", "src.inference", "src.weights"},
+    "resume.py": {"src.rundir", "src.data", "src.inference", "src.provenance", "src.weights"},
     "figures.py": {"src.files"},
     "audit_print.py": {"src.audit", "src.data"},
     "audit_page.py": {"src.audit", "src.data", "src.figures"},
@@ -58,7 +58,7 @@ ROOMS = {
     "study.py": {"src.files", "src.rundir"},
     "reporting": {
         *("src.comparison", "src.figures", "src.files", "src.masks", "src.reporting", "src.rundir", "src.scoring"),
-        *("src.statistics", "src.study", "src.subject", "src.loggers"),
+        *("src.statistics", "src.study", "src.subject", "src.loggers", "src.provenance"),
     },
     "reporting/latency.py": {"src.benchmarking", "src.build", "src.comparison", "src.files", "src.provenance"},
     "benchmarking": {

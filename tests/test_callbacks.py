@@ -35,11 +35,24 @@ def test_a_kill_in_mid_write_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         process.join()
         saved = torch.load(path, weights_only=True)
         assert (saved["weights"] == saved["number"]).all()
-    for kept in (f".last.ckpt.{os.getpid()}-12.tmp", ".mine.tmp", ".last.ckpt.1-12.tmp"):  # of the living, of others
+    for kept in (
+        f".last.ckpt.{os.getpid()}-0123abcd.tmp",
+        ".mine.tmp",
+        ".last.ckpt.1-0123abcd.tmp",
+    ):  # of the living, of others
         (tmp_path / kept).touch()
+    dead = multiprocessing.get_context("fork").Process(target=int)
+    dead.start()
+    dead.join()
+    foreign = f".mine.{dead.pid}.tmp"  # no draft of ours: there are no eight digits
+    (tmp_path / foreign).touch()
+    (tmp_path / f".a.{dead.pid}-0123abcd.tmp").mkdir()  # of a bundle
+    (tmp_path / f".b.{dead.pid}-0123abcd.tmp").touch()
     sweep(tmp_path)
+    (tmp_path / f".a.{dead.pid}-0123abcd.tmp").rmdir()
+    (tmp_path / foreign).unlink()
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        ["last.ckpt", f".last.ckpt.{os.getpid()}-12.tmp", ".mine.tmp", ".last.ckpt.1-12.tmp"]
+        ["last.ckpt", f".last.ckpt.{os.getpid()}-0123abcd.tmp", ".mine.tmp", ".last.ckpt.1-0123abcd.tmp"]
     )
 
 

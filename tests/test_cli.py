@@ -168,11 +168,27 @@ def test_a_mistake_is_answered_with_what_was_received_and_the_nearest(
         "model=unet --cfg job --resolve",
         "--help model=emisent",
         "--info searchpath",
-        "--config-path elsewhere a.key=1",
     ],
 )
 def test_what_hydra_accepts_passes(project: Path, line: str) -> None:
     preflight(line.split(), "train", project / "conf")
+
+
+def test_a_folder_of_configs_is_looked_at_before_anything_in_it_acts(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "brought" / "model").mkdir(parents=True)
+    (tmp_path / "brought" / "model" / "mine.yaml").write_text("name: mine\n")
+    (tmp_path / "brought" / "experiment").mkdir()
+    (tmp_path / "brought" / "experiment" / "evil.yaml").write_text(
+        "# @package _global_\nhydra: {callbacks: {x: {_target_: pathlib.Path.touch, self: mark}}}\n"
+    )
+    brought = ["--config-dir", str(tmp_path / "brought")]
+    preflight([*brought, "model=mine"], "train", project / "conf")
+    with pytest.raises(ConfigError, match=r"hydra\.callbacks would build pathlib\.Path\.touch"):
+        preflight([*brought, "experiment=evil"], "train", project / "conf")
+    with pytest.raises(ConfigError, match="there is no model 'mien'"):
+        preflight([*brought, "model=mien"], "train", project / "conf")
+    with pytest.raises(ConfigError, match="--config-path is not taken"):
+        preflight(["--config-path", "elsewhere", "a.key=1"], "train", project / "conf")
 
 
 def test_preflight_takes_less_than_a_second_and_a_half(project: Path) -> None:

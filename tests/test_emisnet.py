@@ -247,7 +247,7 @@ def test_a_dilation_changes_nothing_at_kernel_1_and_something_at_kernel_3(change
         ({"channels": ()}, "channels=()", "at least two levels"),
         ({"channels": (8, 0, 8, 8, 8)}, "channels=(8, 0, 8, 8, 8)", "at least 1 wide"),
         ({"channels": (8, 8, 8)}, "encoder_depths=(1, 1, 3, 1, 1)", "3 channels ask for 3 depths"),
-        ({"encoder_depths": (1, 1, 0, 1, 1)}, "encoder_depths=(1, 1, 0, 1, 1)", "each from 1 to 100"),
+        ({"encoder_depths": (1, 1, 0, 1, 1)}, "encoder_depths=(1, 1, 0, 1, 1)", "a level has from 1 to 100 blocks"),
         ({"decoder_depths": (1, 1, 1)}, "decoder_depths=(1, 1, 1)", "ask for 4 depths"),
         ({"decoder_depths": ()}, "decoder_depths=()", "ask for 4 depths"),
         ({"icm_levels": (4, 5)}, "icm_levels=(4, 5): [5]", "levels 0 to 4"),

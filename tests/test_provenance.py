@@ -9,7 +9,7 @@ from PIL import Image
 
 from src.cli import ConfigError
 from src.data.source import DataSource
-from src.provenance import machine, processor
+from src.provenance import machine, processor, short_commit
 from src.recheck import recheck
 from src.rundir import RunDir
 from src.train import train
@@ -89,6 +89,7 @@ def test_other_pixels_under_the_same_names_are_no_resumption_and_no_match(tiny_o
     assert "test: images or masks have other content than those that were scored, under the same ids" in found.faults
     run.mark("failed", reason="a failure before anything begins keeps what the run was made with")
     assert set(run.status()["contents"]) == {"train", "val", "test"}
+    run.mark("failed", contents={"train": run.status()["contents"]["train"]})  # an attempt without the test images
     with pytest.raises(ConfigError, match=r"other images or masks of test: .*resume=never"):
         train(config)
 
@@ -97,8 +98,11 @@ def test_another_machine_is_told_of(tiny: Any, capsys: pytest.CaptureFixture[str
     config = tiny("trainer.max_epochs=1")
     train(config)
     run = RunDir(Path(config["run_dir"]))
-    run.mark("interrupted", machine={"processor": "Abacus (2 cores)", "device": "cpu"})
+    commit = run.status()["commit"].removesuffix("+dirty")
+    other = commit if run.status()["commit"].endswith("+dirty") else f"{commit}+dirty"  # the same, but for its files
+    run.mark("interrupted", machine={"processor": "Abacus (2 cores)", "device": "cpu"}, commit=other)
     train(config)
     told = capsys.readouterr().err
     assert f"processor Abacus (2 cores) -> {processor()}" in told and "device" not in told
+    assert commit == "unknown" or f"commit {short_commit(other)} -> " in told
     assert run.status()["machine"] == machine("cpu")

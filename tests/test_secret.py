@@ -24,6 +24,10 @@ SECRETS: list[dict[str, Any]] = [
     {"logger": {"url": "https://me:mine@host/path"}},
     {"tags": ["plain", f"before {KEY} after"]},
     {"logger": {"name": KEY}},
+    {"remote": "https://ghp_0123456789@host/path"},
+    {"token": {"of": "x"}},
+    {"tags": {KEY: 1}},
+    *({name: "mine"} for name in ("PGPASSWORD", "MYSQL_PWD", "GITHUB_PAT", "DB_PASS")),
 ]
 
 
@@ -41,6 +45,7 @@ def test_secrets_are_refused_and_not_repeated(config: dict[str, Any]) -> None:
         {"monitor": "val/dice", "keyboard": "x", "author": "x", "tokenizer": 1, "key": "x"},
         {"url": "https://host:8080/path", "time": "12:30@noon"},
         {"tags": ["0123"], "seed": 0},
+        {"model": {"class_token": True, "path": "x", "compass": "n"}},
     ],
 )
 def test_the_rest_is_not(config: dict[str, Any]) -> None:

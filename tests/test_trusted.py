@@ -123,7 +123,16 @@ HYDRAS_OWN = [
     ("+hydra.job.env_set.EMISNET_TRUST=pathlib", r"hydra\.job\.env_set is given"),
     ("hydra.launcher._target_=pathlib.Path.touch", r"hydra\.launcher\._target_=pathlib"),
     ("hydra.sweeper._target_=pathlib.Path.touch", r"hydra\.sweeper\._target_=pathlib"),
-    ("+hydra.launcher.x={_target_:pathlib.Path.touch,self:mark}", r"hydra\.launcher\.x would build pathlib"),
+    ("+hydra.launcher.x={_target_:pathlib.Path.touch,self:mark}", r"hydra\.launcher would build pathlib"),
+    (  # a name behind a plugin's module
+        "+hydra.launcher.x={_target_:hydra_plugins.hydra_submitit_launcher.submitit_launcher.Path.touch}",
+        r"hydra\.launcher would build hydra_plugins",
+    ),
+    ("+hydra.job_logging.x={_target_:pathlib.Path.touch,self:mark}", "hydra would build pathlib"),
+    (r'+hydra.launcher.x="${hydra.job_logging.evil}"', "hydra.launcher holds x"),
+    (r'+hydra.help.x="${oc.${hydra.job.name}:{}}"', "hydra holds x"),
+    ("+hydra.job_logging.handlers.x={class:logging.os.system,command:x}", "hydra.job_logging builds logging.os"),
+    ("+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:mark}", "builds logging.FileHandler"),
     ("+hydra.job_logging.handlers.x={class:subprocess.Popen,args:[touch,mark]}", "hydra.job_logging builds subprocess"),
 ]
 
@@ -137,6 +146,17 @@ def test_hydra_s_own_part_builds_and_sets_nothing_first(
     with pytest.raises(ConfigError, match=said):
         preflight([line], name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(f"hydra/launcher={name}" for name in ("basic", "joblib", "ray", "submitit_slurm", "submitit_local")),
+        *("hydra/sweeper=optuna", "hydra/job_logging=default", "hydra/job_logging=disabled", "experiment=search"),
+    ],
+)
+def test_hydra_s_plugins_and_logs_pass(choice: str) -> None:
+    preflight([choice], "train")
 
 
 @pytest.mark.parametrize("part", ["test/../../../evil", "test/x", "test ", "test.."])

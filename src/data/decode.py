@@ -36,6 +36,7 @@ from src.data.misread import (
 )
 from src.data.pngs import metadata_follows_pixels, rows_are_missing
 
+NO_MEMORY = "free some (in training, a lower data.num_workers or data.batch_size), or tile or downscale it first"
 MAX_PIXELS = 64_000_000  # a 130 KB file can declare 1 Gpx; checked in the header, before anything is decoded
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # nothing else is even tried: EPS would start Ghostscript
 LOSSY_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with a preview behind it, as phones write
@@ -220,7 +221,7 @@ def _decoding(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path}: {error}; the limit is {max_pixels:,} pixels: tile or downscale it first") from error
     except MemoryError as error:
-        raise ValueError(f"{path}: not enough memory to decode it; tile or downscale it first") from error
+        raise ValueError(f"{path}: not enough memory to decode it; {NO_MEMORY}") from error
     except Exception as error:  # Pillow's parsers raise every kind on damaged chunks and tags
         if str(path) in str(error) and isinstance(error, ValueError):
             raise

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.decode import check_pixels, checked_intensity, encoded_size, require_regular
+from src.data.decode import NO_MEMORY, check_pixels, checked_intensity, encoded_size, require_regular
 
 SUFFIXES = (".dcm", ".dicom")
 PREAMBLE = 128  # bytes before the letters DICM
@@ -57,7 +57,7 @@ def read_dicom(path: str | Path, intensity: Sequence[float] | None, max_pixels: 
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; restore it, or correct the path") from error
     except MemoryError as error:
-        raise ValueError(f"{path}: not enough memory to decode it; tile or downscale it first") from error
+        raise ValueError(f"{path}: not enough memory to decode it; {NO_MEMORY}") from error
     except Exception as error:  # pydicom and its decoders raise every kind on damaged files
         if str(path) in str(error) and isinstance(error, ValueError):
             raise

@@ -15,10 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.models.blocks import EFAM, ICM, LGFE, make_act
-from src.models.sizes import check_channels, pad_to_multiple, upsample
+from src.models.sizes import check_channels, check_depths, pad_to_multiple, upsample
 
 MIN_SIZE = 32
-MAX_DEPTH = 100  # blocks of a level; of a million, Python would be busy for hours before anything is wrong
 
 
 def make_stem(in_channels: int, out_channels: int, stride: int, act: str) -> nn.Sequential:
@@ -110,6 +109,8 @@ class EMISNet(nn.Module):
             the wrong number of channels.
     """
 
+    pooled_from = 1  # the first level that halves the map: those before have strides of their own
+
     def __init__(
         self,
         *,
@@ -178,7 +179,7 @@ class EMISNet(nn.Module):
         self.icm = nn.ModuleDict(
             {str(i): ICM(channels[i], act=act, inner_act=icm_inner_act) for i in sorted(icm_levels)}
         )
-        skips = channels[:-1]
+        self.skips = skips = tuple(channels[:-1])
         self.decoder = nn.ModuleList(
             stage(channels[i + 1] + skips[i], skips[i], decoder_depths[i], rates[i]) for i in range(len(skips))
         )
@@ -204,7 +205,7 @@ class EMISNet(nn.Module):
         """The features of every level, full resolution first, ICM applied where it stands."""
         x, features = self.stem(image), []
         for level, blocks in enumerate(self.encoder):
-            x = blocks(x if level == 0 else self.pool(x))
+            x = blocks(x if level < self.pooled_from else self.pool(x))
             features.append(self.icm[str(level)](x) if str(level) in self.icm else x)
         return features
 
@@ -243,10 +244,9 @@ def _check_levels(
         ("encoder_depths", encoder_depths, levels),
         ("decoder_depths", decoder_depths, levels - 1),
     ):
-        if len(depths) != wanted or min(depths) < 1 or max(depths) > MAX_DEPTH:
-            raise ValueError(
-                f"{name}={tuple(depths)}: {levels} channels ask for {wanted} depths, each from 1 to {MAX_DEPTH}."
-            )
+        if len(depths) != wanted:
+            raise ValueError(f"{name}={tuple(depths)}: {levels} channels ask for {wanted} depths.")
+        check_depths(**{name: depths})
     if wrong := [level for level in icm_levels if not 0 <= level < levels]:
         raise ValueError(f"icm_levels={tuple(icm_levels)}: {wrong} is not among the levels 0 to {levels - 1}.")
 

@@ -14,7 +14,7 @@ Products of weights are formed in float64, so that rounding happens once.
 """
 
 # Module surgery: submodules are replaced by others, and torch types a Sequential's layers and a conv's bias loosely.
-# mypy: disable-error-code="assignment,arg-type,union-attr,index,type-var,operator"
+# mypy: disable-error-code="assignment,arg-type,union-attr,index,type-var,operator,list-item"
 
 import copy
 from collections.abc import Sequence
@@ -63,10 +63,10 @@ def _fold_emisnet(fused: EMISNet) -> None:
     for module in list(fused.modules()):
         if isinstance(module, nn.Sequential):
             _fold_sequence(module)
-    outputs = [blocks[-1].norm.num_features for blocks in fused.encoder]
     for blocks in fused.encoder:
-        _fold_stage(blocks, [blocks[0].depthwise[0].in_channels])
-    for blocks, skip in zip(fused.decoder, outputs, strict=False):
+        if isinstance(blocks[0], LGFE):  # others are sequences, folded above
+            _fold_stage(blocks, [blocks[0].depthwise[0].in_channels])
+    for blocks, skip in zip(fused.decoder, fused.skips, strict=True):
         _fold_stage(blocks, [blocks[0].depthwise[0].in_channels - skip, skip])
     fused.join = nn.Identity()
 

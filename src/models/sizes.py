@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
+MAX_DEPTH = 100  # blocks of a level; of a million, Python would be busy for hours before anything is wrong
 Side = int | SymInt  # of a map; symbolic while torch.export traces a network for any size
+
+
+def check_depths(**depths: Sequence[int]) -> None:
+    """ValueError unless every level has from 1 to MAX_DEPTH blocks; named as the arguments are."""
+    for name, blocks in depths.items():
+        if min(blocks) < 1 or max(blocks) > MAX_DEPTH:
+            raise ValueError(f"{name}={tuple(blocks)}: a level has from 1 to {MAX_DEPTH} blocks.")
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tensor, "b c h2 w2"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.comparison import Row, Table
+from src.provenance import short_commit
 from src.reporting.latency import Latencies
 from src.rundir import RunDir
 from src.statistics import OverSeeds
@@ -174,11 +175,6 @@ def measured_on(table: Table) -> str:
         f"Trained at {of('data', 'size')} px, {of('trainer', 'max_epochs')} epochs, batch {of('data', 'batch_size')}; "
         f"code {codes}." + (f" Note: {protocol['caveat']}." if protocol.get("caveat") else "")
     )
-
-
-def short_commit(commit: str) -> str:
-    """A commit as git shortens it; what was not committed stays visible."""
-    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
 
 
 def plus_minus(score: OverSeeds) -> str:

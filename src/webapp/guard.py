@@ -73,6 +73,7 @@ class Guard:
             if not late:
                 raise
         if late:
+            self._take_back(int(Headers(scope=scope)["content-length"]))
             await _answer(408, "The body did not come", {"Connection": "close"})(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
@@ -96,19 +97,29 @@ class Guard:
         now = time.monotonic()
         while self.uploads and self.uploads[0][0] < now - KEPT_S:
             self.uploads.popleft()
-        most = min(LARGEST_OF_AN_HOUR * self.most_bytes, shutil.disk_usage(self.folder).free // 2)
-        if sum(sent for _, sent in self.uploads) + size > most:
+        sent = sum(size for _, size in self.uploads)
+        half = (shutil.disk_usage(self.folder).free + sent) // 2  # what was sent is no longer free
+        if sent + size > min(LARGEST_OF_AN_HOUR * self.most_bytes, half):
             return False
         self.uploads.append((now, size))
         return True
 
+    def _take_back(self, size: int) -> None:
+        """Of an upload that did not come."""
+        counted = next((one for one in reversed(self.uploads) if one[1] == size), None)
+        if counted is not None:
+            self.uploads.remove(counted)
+
 
 def _is_from_elsewhere(headers: Headers) -> bool:
     """Whether a browser says that another page had it send this: a form needs nobody's leave to post."""
-    origin = headers.get("origin")
-    return headers.get("sec-fetch-site", "none") not in ("same-origin", "none") or (
-        origin is not None and urlsplit(origin).netloc != headers.get("host")
-    )
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return True
+    try:
+        origin = headers.get("origin")
+        return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    except ValueError:  # no address
+        return True
 
 
 def _answer(code: int, text: str, more: dict[str, str] | None = None) -> PlainTextResponse:

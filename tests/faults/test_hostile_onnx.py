@@ -15,16 +15,23 @@ onnx = pytest.importorskip("onnx")
 SECRET = b"the words of a file that is nobody's business!!!"
 SAID = {
     **{"format": 1, "name": "net", "size": [64, 64], "mean": [0.5] * 3, "std": [0.2] * 3},
-    **{"thresholds": {"full": 0.4}, "tile": 100, "classes": ["polyp"], "told": {"trained_on": "photographs"}},
+    **{
+        "thresholds": {"full": 0.4},
+        "tile": 100,
+        "classes": ["polyp"],
+        "told": {"trained_on": "photographs", "split": "s", "scores": {}},
+    },
 }
 
 
-def write_onnx(path: Path, said: Any = SAID, *, nodes: Any = None, weights: Any = (), sides: Any = ("h", "w")) -> Path:
+def write_onnx(
+    path: Path, said: Any = SAID, *, nodes: Any = None, weights: Any = (), sides: Any = ("h", "w"), kind: str = "FLOAT"
+) -> Path:
     """A network that gives the mean of the channels, unless `nodes` say otherwise."""
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     nodes = nodes or [helper.make_node("ReduceMean", ["image"], ["logits"], axes=[1], keepdims=1)]
     image = helper.make_tensor_value_info("image", floats, ["b", 3, *sides])
-    logits = helper.make_tensor_value_info("logits", floats, ["b", 1, "y", "x"])
+    logits = helper.make_tensor_value_info("logits", getattr(onnx.TensorProto, kind), ["b", 1, "y", "x"])
     model = helper.make_model(
         helper.make_graph(nodes, "net", [image], [logits], list(weights)),
         opset_imports=[helper.make_opsetid("", 17)],
@@ -64,12 +71,27 @@ def test_weights_in_another_file_are_not_read(tmp_path: Path, monkeypatch: pytes
         open_trained(file)
 
 
+def test_logits_of_several_planes_and_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    same = [onnx.helper.make_node("Identity", ["image"], ["logits"])]
+    with pytest.raises(ValueError, match=r"gives logits of \[\(3, 64, 64\)\]"):  # the graph says one plane
+        OnnxNet(write_onnx(tmp_path / "net.onnx", nodes=same))(torch.zeros(1, 3, 64, 64))
+    cast = [onnx.helper.make_node("Cast", ["image"], ["logits"], to=onnx.TensorProto.STRING)]
+    with pytest.raises(ValueError, match="takes and gives other than"):
+        OnnxNet(write_onnx(tmp_path / "net.onnx", nodes=cast, kind="STRING"))
+
+
+def test_what_it_tells_steers_no_terminal(tmp_path: Path) -> None:
+    told = SAID["told"] | {"\x1b[2J": 1, "scores": {"val\x1b": {"n": 3, "\x07": ["\x1b"]}}}
+    trained = open_trained(write_onnx(tmp_path / "net.onnx", SAID | {"told": told}))
+    assert "\\x1b" not in repr(trained.told) and trained.told["scores"] == {"val?": {"n": 3, "?": ["?"]}}
+
+
 @pytest.mark.parametrize("height", [1, 63, 6400])
 def test_logits_of_another_size_are_refused(tmp_path: Path, height: int) -> None:
     size = onnx.helper.make_tensor("size", onnx.TensorProto.INT64, [4], [1, 1, height, 64])
     nodes = [onnx.helper.make_node("ConstantOfShape", ["size"], ["logits"])]
     net = OnnxNet(write_onnx(tmp_path / "net.onnx", nodes=nodes, weights=[size]))
-    with pytest.raises(ValueError, match=rf"gives logits of \[\({height}, 64\)\] for images of 64x64"):
+    with pytest.raises(ValueError, match=rf"gives logits of \[\(1, {height}, 64\)\] for images of 64x64"):
         net(torch.zeros(1, 3, 64, 64))
 
 
@@ -88,6 +110,8 @@ def test_logits_of_another_size_are_refused(tmp_path: Path, height: int) -> None
         {"tile": -1},
         {"tile": "x"},
         {"mean": []},
+        {"mean": [0.5] * 4, "std": [0.2] * 4},
+        {"told": {"split": "s"}},
         {"mean": [float("nan")] * 3},
         {"mean": [0.5] * 10**5},
         {"std": [0, 0, 0]},
@@ -118,7 +142,7 @@ def test_what_says_nothing_is_refused(tmp_path: Path, said: str) -> None:
 def test_names_do_not_steer_a_terminal(tmp_path: Path) -> None:
     steering = "\x1b]0;taken\x07net\n\r"
     trained = open_trained(
-        write_onnx(tmp_path / "net.onnx", SAID | {"name": steering, "told": {"trained_on": steering}})
+        write_onnx(tmp_path / "net.onnx", SAID | {"name": steering, "told": SAID["told"] | {"trained_on": steering}})
     )
     assert trained.name.isprintable() and trained.told["trained_on"].isprintable() and "net" in trained.name
     assert len(open_trained(write_onnx(tmp_path / "b.onnx", SAID | {"name": "x" * 10**6})).name) < 1000

@@ -14,10 +14,13 @@ import pytest
 import torch
 import yaml
 
+from src.build import build_within
 from src.evaluate import evaluate_run
 from src.masks import read_masks
+from src.recheck import recheck
 from src.rundir import RunDir
 from src.trained import open_trained
+from tests.nets import MODELS, build, model_config
 
 SOON, LITTLE = 10.0, 0.5e9  # s on a busy machine; bytes
 
@@ -70,6 +73,21 @@ def test_what_asks_for_too_much_is_refused(run: Path, key: str, value: Any) -> N
     refused(lambda: evaluate_run(run, device="cpu"), ".")
 
 
+@pytest.mark.parametrize("name", ["cmunext", "mkunet", "mkunet_t"])
+def test_a_rival_of_endless_depth_is_refused(name: str) -> None:
+    model = model_config(name) | {"depths": [10**7, 1, 1, 1, 1]}
+    refused(lambda: build_within(model, 10**12, "a stranger"), "a level has from 1 to 100 blocks")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_built_within_what_its_file_holds(name: str) -> None:
+    """Without memory first, which smp's mit encoders cannot be."""
+    model = model_config(name) | ({"encoder_weights": None} if "encoder_weights" in model_config(name) else {})
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in build(name).parameters())
+    assert build_within(model, needed, "a file")
+    refused(lambda: build_within(model, needed - 1, "a file"), "asks for .* MB of parameters")
+
+
 BOMBS = {
     "aliases": "a: &a [1,1,1,1,1,1,1,1,1]\n"
     + "".join(
@@ -101,7 +119,7 @@ def test_malformed_values_are_messages(run: Path, name: str, text: str) -> None:
 
         open_trained(run)
         read_lineage(run)
-        evaluate_run(run, parts=["val"], device="cpu")
+        recheck(run, device="cpu")
         raise ValueError("all of it is possible")  # such as {} for a threshold that nobody chose
 
     refused(look, r"restore|damaged|cannot be read|holds a|none was|possible")

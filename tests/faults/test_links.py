@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from src.cli import ConfigError
+from src.comparison import read_results
 from src.evaluate import evaluate_run
 from src.export import export_run
 from src.rundir import RunDir
+from src.study import StudyRun
 from src.train import train
 
 PLACES = [
@@ -48,6 +50,7 @@ def test_a_link_out_of_a_run_is_refused_and_followed_by_nobody(trained_run: Path
     config = RunDir(trained_run).config() | {"run_dir": str(run)}
     commands: list[Callable[[], Any]] = [
         lambda: evaluate_run(run),
+        lambda: read_results(run.parent, [StudyRun(run.name, "a", 0, 0, 0)]),
         lambda: export_run(run, formats=["bundle"], out=tmp_path / "handed_on", overwrite=True),
         lambda: train(config),
         lambda: train(config | {"resume": "never"}),

@@ -72,12 +72,18 @@ def test_every_library_that_runs_out_of_memory_is_understood(tmp_path: Path) -> 
         RuntimeError("could not create a memory object"),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ]
+    killed = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    killed.__cause__ = errors[-1]  # as torch tells it when it notices between two batches
+    errors.append(killed)
     for error in errors:
         assert isinstance(error, Exception) and is_out_of_memory(error), error
         with pytest.raises(OutOfMemory) as told, memory_errors(RunDir(tmp_path)):
             raise error
         assert re.fullmatch(r"out of memory \([^\n]+\)\. Lower data\.batch_size[^\n]+", str(told.value))
         assert told.value.__cause__ is error
+    other = RuntimeError("no memory of this")
+    other.__cause__ = KeyError("x")
+    assert not is_out_of_memory(other)
     for other in (RuntimeError("shapes do not match"), ValueError("more than there is memory"), OSError(13, "no")):
         with pytest.raises(type(other)) as raised, memory_errors(RunDir(tmp_path)):
             raise other

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.sizes import PaddedNet, twice
+from src.models.sizes import PaddedNet, check_depths, twice
 
 
 def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -89,6 +89,7 @@ class CMUNeXt(PaddedNet):
                 f"channels={tuple(channels)}, depths={tuple(depths)}, kernel_sizes={tuple(kernel_sizes)}: "
                 "one of each per level is needed."
             )
+        check_depths(depths=depths)
         self.divisor = 2 ** (len(channels) - 1)
         self.stem = conv_norm_relu(in_channels, channels[0])
         widths = [channels[0], *channels]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.models.sizes import PaddedNet, twice
+from src.models.sizes import PaddedNet, check_depths, twice
 
 REDUCTIONS = (4, 8, 16, 16, 16)  # of the channel attention, full resolution first
 
@@ -132,6 +132,7 @@ class MKUNet(PaddedNet):
             raise ValueError(
                 f"channels={tuple(channels)}, depths={tuple(depths)}: MK-UNet has five levels of even width."
             )
+        check_depths(depths=depths)
 
         def stage(stage_in: int, stage_out: int, depth: int = 1) -> nn.Sequential:
             return nn.Sequential(
