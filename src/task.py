@@ -77,9 +77,10 @@ class SegmentationTask(pl.LightningModule):
             learned = distillation_loss(logits, self.teacher(batch["image"]))
             loss = (1 - self.teacher_weight) * loss + self.teacher_weight * learned
         if not torch.isfinite(loss):
+            kept = "The last checkpoint is from before it. " if self.current_epoch else ""
             raise FloatingPointError(
                 f"the {split} loss is {loss.item()} in epoch {self.current_epoch}, images {', '.join(batch['id'])}. "
-                "The last checkpoint is from before it. Lower optim.lr, use trainer.precision=32-true, or look at "
+                f"{kept}Lower optim.lr, use trainer.precision=32-true, or look at "
                 "those images."
             )
         main = logits if isinstance(logits, Tensor) else logits[0]
