@@ -14,6 +14,7 @@ from torch import nn
 from src.models.cost import match_macs, match_params, measure_cost
 
 TORCHS_CHOICE = torch.get_num_threads()  # read once: what is set here would be read back as the choice
+MOST_PLANES = 1000  # of a network that cannot be measured before it is built
 REFERENCE = "reference"  # as a budget: what the network costs with the arguments of `reference:`
 
 
@@ -85,6 +86,8 @@ def _shapes(model: Mapping[str, Any]) -> nn.Module:
     except (RuntimeError, InstantiationException) as error:
         if "on meta tensors" not in str(error):
             raise
+        if max(model.get("num_classes", 1), model.get("in_channels", 1)) > MOST_PLANES:
+            raise ValueError(f"num_classes and in_channels are at most {MOST_PLANES} here") from error
         return build_net(model, quiet=True)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import hydra
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser  # not public, but a copy of it would drift from what Hydra accepts
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser  # a copy would drift from what it accepts
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -93,12 +95,15 @@ def composing(argv: Sequence[str], config_name: str, config_dir: Path = CONFIG_D
             "--config-path is not taken: what Hydra's own part says there would act before any check. "
             f"--config-dir=... adds a folder to {config_dir}."
         )
-    typed = list(args.overrides)
-    if args.config_dir:  # looked at as what it becomes: a folder of the search path
-        typed.append(f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]")
     with warnings.catch_warnings(), hydra.initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         warnings.simplefilter("ignore")  # hydra.main gives them again
-        yield Composer(args.config_name or config_name, typed, multirun=args.multirun, shows=bool(args.cfg))
+        if args.config_dir:  # as hydra.main adds it; leaving the context forgets it
+            folders = create_config_search_path(str(config_dir.resolve()))
+            brought = f"file://{Path(args.config_dir).resolve()}"
+            folders.prepend("command-line", brought, anchor=SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("app", folders)
+        yield Composer(args.config_name or config_name, args.overrides, multirun=args.multirun, shows=bool(args.cfg))
 
 
 class Composer:

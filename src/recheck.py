@@ -1,11 +1,12 @@
 """Whether the scores that a run directory holds are what its weights and images give."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.evaluate import evaluate_run
+from src.evaluate import Evaluation, evaluate_run
 from src.rundir import RunDir
 from src.scoring import read_rows, summarize
 from src.trained import run_directory
@@ -37,24 +38,35 @@ def recheck(path: str | Path, device: str | None = None) -> Recheck:
     Raises ValueError for what is no run, was not scored, was damaged, or whose images are not at hand.
     """
     run = RunDir.open(run_directory(path))
+    for name in ("metrics.json", "per_image.csv"):
+        if not (run.path / name).is_file():
+            raise ValueError(f"{run.path} has no {name}: there are no scores to check. Let the training end.")
+    with _damage_told(run):
+        stored, rows = run.metrics(), read_rows(run.path / "per_image.csv")
+        parts = list(stored["scores"])
+    again = evaluate_run(path, parts=parts, device=device)
+    contents = again.source.contents(parts)
+    with _damage_told(run):
+        return _compared(stored, rows, again, contents)
+
+
+@contextmanager
+def _damage_told(run: RunDir) -> Iterator[None]:
     try:
-        return _recheck(run, path, device)
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"metrics.json or per_image.csv of {run.path} was changed or damaged ({error!r}): restore it."
         ) from error
 
 
-def _recheck(run: RunDir, path: str | Path, device: str | None) -> Recheck:
-    for name in ("metrics.json", "per_image.csv"):
-        if not (run.path / name).is_file():
-            raise ValueError(f"{run.path} has no {name}: there are no scores to check. Let the training end.")
-    stored, rows = run.metrics(), read_rows(run.path / "per_image.csv")
+def _compared(
+    stored: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], again: Evaluation, contents: Mapping[str, str]
+) -> Recheck:
     parts = list(stored["scores"])
-    again = evaluate_run(path, parts=parts, device=device)
     lines, faults = [], _protocol_faults(stored["protocol"], again.protocol)
     recorded = stored.get("contents", {})
-    for part, digest in again.source.contents(parts).items():
+    for part, digest in contents.items():
         if recorded.get(part, digest) != digest:
             faults.append(f"{part}: images or masks have other content than those that were scored, under the same ids")
     for part in parts:

@@ -95,7 +95,7 @@ def tell_changes(run: RunDir, now: Mapping[str, Any]) -> None:
     """Says with which code, packages and machine the run was begun, where they are others now: its numbers may
     differ."""
     earlier = run.status()
-    pairs = [("commit", short_commit(earlier.get("commit", "")), short_commit(now["commit"]))]
+    pairs = [("commit", short_commit(str(earlier.get("commit") or "")), short_commit(now["commit"]))]
     for group in ("versions", "machine"):
         held = earlier.get(group, {})
         pairs += [(name, held[name], value) for name, value in now[group].items() if name in held]

@@ -243,6 +243,9 @@ def _checked(held: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError("told is a mapping, classes a list")
     if told and (absent := {"trained_on", "split", "scores"} - told.keys()):
         raise ValueError(f"told has no {', '.join(sorted(absent))}")
+    for of_part in told.get("scores", {}).values():
+        if not all(math.isfinite(score) for score in of_part.values()):
+            raise ValueError("scores are numbers")
     return {
         "name": printable(str(held["name"])),
         "size": (int(size[0]), int(size[1])),

@@ -106,7 +106,15 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
     for key, value in _everything({name: part for name, part in hydra.items() if name not in (*PLUGINS, "callbacks")}):
         if key == "_target_" and value:
             raise ValueError(f"hydra would build {value}, where nothing is built. Take it out.")
+    if (space := (hydra.get("sweeper") or {}).get("custom_search_space")) and not _is_trusted(str(space)):
+        raise ValueError(
+            f"hydra.sweeper.custom_search_space={space} would be called. If it is yours: "
+            f"{TRUST}={str(space).split('.')[0]} before the command."
+        )
     for part in ("job_logging", "hydra_logging"):
+        for key, value in _everything(hydra.get(part) or {}):
+            if re.match(r"(ext|cfg)://", str(value)) and value not in ("ext://sys.stdout", "ext://sys.stderr"):
+                raise ValueError(f"hydra.{part} holds {key}: {value}, which would import it. Use ext://sys.stdout.")
         for settings in _mappings(hydra.get(part) or {}):
             for key in ("class", "()"):
                 if (made := settings.get(key)) in (None, *HANDLERS):

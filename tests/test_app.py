@@ -457,10 +457,12 @@ def test_what_is_sent_within_an_hour_is_bounded(
     now = guard.KEPT_S + 1.0
     assert bounded._has_room(100)
     monkeypatch.setattr(guard.shutil, "disk_usage", lambda _: SimpleNamespace(free=250))
-    assert bounded._has_room(75)  # 100 lie there: 350 before them, of which half is 175
+    assert not bounded._has_room(100) and bounded._has_room(25)  # 100 may still come, and half of 250 is 125
     assert not bounded._has_room(1)
-    bounded._take_back(75)
-    assert bounded._has_room(70) and list(bounded.uploads) == [(now, 100), (now, 70)]
+    bounded.uploads[0].received = 100  # they have come: 350 were free before, of which half is 175
+    assert bounded._has_room(50) and not bounded._has_room(1)
+    bounded.uploads[-1].ended = True  # broken off before anything came
+    assert bounded._has_room(50)
     monkeypatch.undo()
     monkeypatch.setattr(guard, "LARGEST_OF_AN_HOUR", 0)
     answer = upload(served, "a.png", b"x")

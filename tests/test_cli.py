@@ -187,6 +187,14 @@ def test_a_folder_of_configs_is_looked_at_before_anything_in_it_acts(project: Pa
         preflight([*brought, "experiment=evil"], "train", project / "conf")
     with pytest.raises(ConfigError, match="there is no model 'mien'"):
         preflight([*brought, "model=mien"], "train", project / "conf")
+    both = [*brought, f"hydra.searchpath=[file://{tmp_path}]", "experiment=evil"]  # Hydra looks in both
+    with pytest.raises(ConfigError, match=r"hydra\.callbacks would build"):
+        preflight(both, "train", project / "conf")
+    (tmp_path / "brought").rename(tmp_path / "of (me), a=b")
+    (tmp_path / "of (me), a=b" / "mine.yaml").write_text("defaults: [train]\n")
+    odd = ["--config-dir", str(tmp_path / "of (me), a=b")]
+    preflight([*odd, "model=mine"], "train", project / "conf")
+    preflight([*odd, "--config-name", "mine"], "train", project / "conf")
     with pytest.raises(ConfigError, match="--config-path is not taken"):
         preflight(["--config-path", "elsewhere", "a.key=1"], "train", project / "conf")
 

@@ -27,6 +27,8 @@ SECRETS: list[dict[str, Any]] = [
     {"remote": "https://ghp_0123456789@host/path"},
     {"token": {"of": "x"}},
     {"tags": {KEY: 1}},
+    {"tags": {KEY: {}}},
+    {"https://me:mine@host/": 1},
     *({name: "mine"} for name in ("PGPASSWORD", "MYSQL_PWD", "GITHUB_PAT", "DB_PASS")),
 ]
 
@@ -50,6 +52,10 @@ def test_secrets_are_refused_and_not_repeated(config: dict[str, Any]) -> None:
 )
 def test_the_rest_is_not(config: dict[str, Any]) -> None:
     check_secrets(config, {"WANDB_API_KEY": KEY, "OTHER_TOKEN": "0", "HOME": "plain"})
+
+
+def test_the_working_directory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_secrets({"run_dir": "/home/me/work/runs/a"}, {"PWD": "/home/me/work", "OLDPWD": "/home/me/work/runs"})
 
 
 @pytest.mark.parametrize("key", ["tags=[{}]", "run_name={}", "study={}"])

@@ -255,6 +255,8 @@ def test_weights_in_the_box_are_whole(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     dice = trained.told["scores"]["val"]["dice"]
     assert f"{dice:.4f}" in card and "Not a medical device" in card and trained.told["split_hash"][:8] in card
+    from_imagenet = "encoder_weights: imagenet" in (folder / "config.yaml").read_text()
+    assert from_imagenet == ("had learned imagenet" in card) == ("shown to it since" in card) != ("ever shown" in card)
     assert "/work" not in (folder / "config.yaml").read_text() and "/tmp" not in (folder / "config.yaml").read_text()
 
 

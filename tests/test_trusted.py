@@ -132,6 +132,8 @@ HYDRAS_OWN = [
     (r'+hydra.launcher.x="${hydra.job_logging.evil}"', "hydra.launcher holds x"),
     (r'+hydra.help.x="${oc.${hydra.job.name}:{}}"', "hydra holds x"),
     ("+hydra.job_logging.handlers.x={class:logging.os.system,command:x}", "hydra.job_logging builds logging.os"),
+    ("+hydra.sweeper.custom_search_space=pathlib.Path.touch", "custom_search_space=pathlib"),
+    ("+hydra.job_logging.handlers.x={class:logging.StreamHandler,stream:'ext://this.s'}", "ext://this"),
     ("+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:mark}", "builds logging.FileHandler"),
     ("+hydra.job_logging.handlers.x={class:subprocess.Popen,args:[touch,mark]}", "hydra.job_logging builds subprocess"),
 ]

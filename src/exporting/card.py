@@ -54,7 +54,7 @@ def model_card(folder: Path, place: str) -> str:
         "## Licence of the images",
         _licences(datasets),
         "## Limits",
-        _limits(metrics, datasets),
+        _limits(config, metrics, datasets),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -81,10 +81,12 @@ def command(config: Mapping[str, Any]) -> str:
 def _what(config: Mapping[str, Any], metrics: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in split["parts"].items())
     network = str(config["model"]["_target_"])
+    started = config["model"].get("encoder_weights")
+    before = f" Its encoder started from weights that had learned {started}." if started else ""
     return (
         f"`{network}`, {metrics['cost']['params'] / 1e6:.3f} M parameters: one image in, the probability of foreground "
         f"at every pixel out. Trained on {len(split['parts']['train'])} images of **{split['dataset']}**, split "
-        f"`{split['name']}` (sha256 `{split['sha256'][:12]}`; images: {counts})."
+        f"`{split['name']}` (sha256 `{split['sha256'][:12]}`; images: {counts}).{before}"
     )
 
 
@@ -159,12 +161,15 @@ def _licences(datasets: Sequence[str]) -> str:
     return " ".join([*told, "The weights were learned from them."])
 
 
-def _limits(metrics: Mapping[str, Any], datasets: Sequence[str]) -> str:
+def _limits(config: Mapping[str, Any], metrics: Mapping[str, Any], datasets: Sequence[str]) -> str:
+    shown = f"Only images like those of {' and '.join(datasets)} were ever shown to it."
+    if config["model"].get("encoder_weights"):
+        shown = shown.replace("ever shown to it", "shown to it since")
     limits = [
         "Not a medical device, and not evaluated as one.",
         "Checkpoint and threshold were selected on the val images scored above: on val the score is too good.",
         "One training, one seed: another seed gives other numbers.",
-        f"Only images like those of {' and '.join(datasets)} were ever shown to it.",
+        shown,
     ]
     if caveat := metrics["protocol"].get("caveat"):
         limits.append(f"{caveat}.")

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +31,21 @@ LARGEST_OF_AN_HOUR = 400  # uploads of the full size, in bytes
 BODY_S = 30.0  # without a byte of a body that was announced
 
 
+@dataclass
+class Upload:
+    """Of a body: when its head came, the bytes that it announced, those that came, and whether it has ended."""
+
+    when: float
+    announced: int
+    received: int = 0
+    ended: bool = False
+
+    @property
+    def counts(self) -> int:
+        """Bytes that lie there or may still come: what broke off may stay until it is swept."""
+        return self.received if self.ended else self.announced
+
+
 class Guard:
     """Answers 404 to what the page does not ask for, 403 to what another page sends, 413 to bodies of more than
     `most_bytes` (Gradio counts those of each file of a request, and takes a thousand files), 411 where a body does not
@@ -39,7 +55,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, most_bytes: int, folder: Path):
         self.app, self.most_bytes, self.folder = app, most_bytes, folder
-        self.uploads: deque[tuple[float, int]] = deque()  # when, and how many bytes
+        self.uploads: deque[Upload] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,19 +77,23 @@ class Guard:
         async def receive_in_time() -> Message:
             nonlocal late
             try:
-                return await asyncio.wait_for(receive(), BODY_S)
+                message = await asyncio.wait_for(receive(), BODY_S)
+                upload.received += len(message.get("body", b""))
+                return message
             except TimeoutError:
                 late = not begun
                 return {"type": "http.disconnect"}
 
-        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD
+        is_upload = _is_upload(scope)
+        upload = self.uploads[-1] if is_upload else Upload(0, 0)  # the one that `_refusal` has just counted
         try:
             await self.app(scope, receive_in_time if is_upload else receive, send_with_headers)
         except Exception:  # of a reader whose body broke off
             if not late:
                 raise
+        finally:
+            upload.ended = True
         if late:
-            self._take_back(int(Headers(scope=scope)["content-length"]))
             await _answer(408, "The body did not come", {"Connection": "close"})(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
@@ -88,27 +108,25 @@ class Guard:
                 return _answer(411, "Say how long the body is")
         if int(length or 0) > self.most_bytes:
             return _answer(413, "The body is too large")
-        if scope["path"] == UPLOAD and scope["method"] == "POST" and not self._has_room(int(length)):
+        if _is_upload(scope) and not self._has_room(int(length)):
             return _answer(503, "Too much was sent within an hour; try again later", {"Retry-After": "600"})
         return None
 
     def _has_room(self, size: int) -> bool:
         """Whether an upload fits, which then counts."""
         now = time.monotonic()
-        while self.uploads and self.uploads[0][0] < now - KEPT_S:
+        while self.uploads and self.uploads[0].when < now - KEPT_S:
             self.uploads.popleft()
-        sent = sum(size for _, size in self.uploads)
-        half = (shutil.disk_usage(self.folder).free + sent) // 2  # what was sent is no longer free
-        if sent + size > min(LARGEST_OF_AN_HOUR * self.most_bytes, half):
+        # what has come is no longer free
+        half = (shutil.disk_usage(self.folder).free + sum(upload.received for upload in self.uploads)) // 2
+        if sum(upload.counts for upload in self.uploads) + size > min(LARGEST_OF_AN_HOUR * self.most_bytes, half):
             return False
-        self.uploads.append((now, size))
+        self.uploads.append(Upload(now, size))
         return True
 
-    def _take_back(self, size: int) -> None:
-        """Of an upload that did not come."""
-        counted = next((one for one in reversed(self.uploads) if one[1] == size), None)
-        if counted is not None:
-            self.uploads.remove(counted)
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] == "POST" and scope["path"] == UPLOAD
 
 
 def _is_from_elsewhere(headers: Headers) -> bool:

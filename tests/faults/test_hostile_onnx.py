@@ -81,9 +81,9 @@ def test_logits_of_several_planes_and_of_other_kinds_are_refused(tmp_path: Path)
 
 
 def test_what_it_tells_steers_no_terminal(tmp_path: Path) -> None:
-    told = SAID["told"] | {"\x1b[2J": 1, "scores": {"val\x1b": {"n": 3, "\x07": ["\x1b"]}}}
+    told = SAID["told"] | {"\x1b[2J": 1, "more": {"val\x1b": {"n": 3, "\x07": ["\x1b"]}}}
     trained = open_trained(write_onnx(tmp_path / "net.onnx", SAID | {"told": told}))
-    assert "\\x1b" not in repr(trained.told) and trained.told["scores"] == {"val?": {"n": 3, "?": ["?"]}}
+    assert "\\x1b" not in repr(trained.told) and trained.told["more"] == {"val?": {"n": 3, "?": ["?"]}}
 
 
 @pytest.mark.parametrize("height", [1, 63, 6400])
@@ -112,6 +112,7 @@ def test_logits_of_another_size_are_refused(tmp_path: Path, height: int) -> None
         {"mean": []},
         {"mean": [0.5] * 4, "std": [0.2] * 4},
         {"told": {"split": "s"}},
+        *({"told": SAID["told"] | {"scores": wrong}} for wrong in ([1], {"val": 3}, {"val": {"dice": "x", "n": 1}})),
         {"mean": [float("nan")] * 3},
         {"mean": [0.5] * 10**5},
         {"std": [0, 0, 0]},

@@ -88,6 +88,11 @@ def test_every_model_is_built_within_what_its_file_holds(name: str) -> None:
     refused(lambda: build_within(model, needed - 1, "a file"), "asks for .* MB of parameters")
 
 
+@pytest.mark.parametrize("key", ["num_classes", "in_channels"])
+def test_a_network_that_must_be_built_to_be_measured_is_bounded_before(key: str) -> None:
+    refused(lambda: build_within(model_config("segformer") | {key: 10**6}, 10**6, "a stranger"), "at most 1000 here")
+
+
 BOMBS = {
     "aliases": "a: &a [1,1,1,1,1,1,1,1,1]\n"
     + "".join(
