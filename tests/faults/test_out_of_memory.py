@@ -27,7 +27,11 @@ def limited(self, *batch):
     if self.current_epoch == 1:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + 8_000_000, resource.RLIM_INFINITY))
-    return step(self, *batch)
+    try:
+        return step(self, *batch)
+    except Exception:  # room for the words: which of the last kilobytes are left is chance
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        raise
 SegmentationTask.training_step = limited
 from src.train import main
 main()
