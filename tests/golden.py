@@ -90,8 +90,10 @@ def losses_of(name: str, *, noise: float = 0.0) -> list[float]:
 
 def made_on() -> dict[str, str]:
     """Where the numbers come out to the last digits that are compared: initial weights and resized images are float32
-    and bytes, which another processor or torch may round otherwise."""
-    return {"processor": processor(), "torch": torch.__version__.split("+")[0]}
+    and bytes, which another processor or torch may round otherwise. Its name is not enough: machines of one name have
+    AVX-512 or not."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    return {"processor": processor(), "instructions": kind, "torch": torch.__version__.split("+")[0]}
 
 
 def main(names: list[str]) -> None:
