@@ -80,8 +80,7 @@ class SegmentationTask(pl.LightningModule):
             kept = "The last checkpoint is from before it. " if self.current_epoch else ""
             raise FloatingPointError(
                 f"the {split} loss is {loss.item()} in epoch {self.current_epoch}, images {', '.join(batch['id'])}. "
-                f"{kept}Lower optim.lr, use trainer.precision=32-true, or look at "
-                "those images."
+                f"{kept}Lower optim.lr, use trainer.precision=32-true, or look at those images."
             )
         main = logits if isinstance(logits, Tensor) else logits[0]
         return loss, main.detach() > 0, batch["mask"] > 0  # logit 0 is probability 0.5

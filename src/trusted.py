@@ -130,8 +130,10 @@ def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
     """Every mapping in `value`, itself too."""
     if isinstance(value, Mapping):
         yield value
-    for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
-        yield from _mappings(child)
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for child in value:
+            yield from _mappings(child)
 
 
 def _may_be_built(target: str) -> bool:

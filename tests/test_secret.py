@@ -54,8 +54,9 @@ def test_the_rest_is_not(config: dict[str, Any]) -> None:
     check_secrets(config, {"WANDB_API_KEY": KEY, "OTHER_TOKEN": "0", "HOME": "plain"})
 
 
-def test_the_working_directory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_secrets({"run_dir": "/home/me/work/runs/a"}, {"PWD": "/home/me/work", "OLDPWD": "/home/me/work/runs"})
+def test_the_working_directory_is_none(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    check_secrets({"run_dir": str(runs / "a")}, {"PWD": str(tmp_path), "OLDPWD": str(runs)})
 
 
 @pytest.mark.parametrize("key", ["tags=[{}]", "run_name={}", "study={}"])

@@ -11,7 +11,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ from src.data.misread import (
 )
 from src.data.pngs import metadata_follows_pixels, rows_are_missing
 
-NO_MEMORY = "free some (in training, a lower data.num_workers or data.batch_size), or tile or downscale it first"
 MAX_PIXELS = 64_000_000  # a 130 KB file can declare 1 Gpx; checked in the header, before anything is decoded
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # nothing else is even tried: EPS would start Ghostscript
 LOSSY_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with a preview behind it, as phones write
@@ -210,26 +209,44 @@ def check_pixels(width: int, height: int, max_pixels: int, path: str | Path) -> 
 
 
 @contextmanager
-def _decoding(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
-    """Every reason Pillow may give for not decoding a file becomes one ValueError that names the file."""
+def named_errors(path: str | Path, damaged: Callable[[Exception], str]) -> Iterator[None]:
+    """Every error becomes one ValueError that names the file, or is that already; `damaged` has the words for those of
+    the decoder."""
     try:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; restore it, or correct the path") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a readable {', '.join(FORMATS)} image; convert, restore or remove it") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: {error}; the limit is {max_pixels:,} pixels: tile or downscale it first") from error
     except MemoryError as error:
-        raise ValueError(f"{path}: not enough memory to decode it; {NO_MEMORY}") from error
-    except Exception as error:  # Pillow's parsers raise every kind on damaged chunks and tags
+        raise ValueError(
+            f"{path}: not enough memory to decode it; free some (in training, a lower data.num_workers or "
+            "data.batch_size), or tile or downscale it first"
+        ) from error
+    except Exception as error:  # decoders raise every kind on damaged chunks and tags
         if str(path) in str(error) and isinstance(error, ValueError):
             raise
         if isinstance(error, OSError) and error.strerror:  # of the system: the pixels were not seen
             raise ValueError(f"{path}: cannot be read ({error.strerror}); make it readable, or move it away") from error
-        raise ValueError(
-            f"{path}: cannot be decoded ({error or type(error).__name__}); the file is damaged or cut short: restore it"
-        ) from error
+        raise ValueError(f"{path}: {damaged(error)}") from error
+
+
+@contextmanager
+def _decoding(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
+    """`named_errors` of Pillow."""
+    with named_errors(path, _damaged):
+        try:
+            yield
+        except UnidentifiedImageError as error:
+            raise ValueError(
+                f"{path}: not a readable {', '.join(FORMATS)} image; convert, restore or remove it"
+            ) from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ValueError(
+                f"{path}: {error}; the limit is {max_pixels:,} pixels: tile or downscale it first"
+            ) from error
+
+
+def _damaged(error: Exception) -> str:
+    return f"cannot be decoded ({error or type(error).__name__}); the file is damaged or cut short: restore it"
 
 
 def _upright(image: Image.Image, path: str | Path) -> Image.Image:

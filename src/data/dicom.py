@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.decode import NO_MEMORY, check_pixels, checked_intensity, encoded_size, require_regular
+from src.data.decode import check_pixels, checked_intensity, encoded_size, named_errors, require_regular
 
 SUFFIXES = (".dcm", ".dicom")
 PREAMBLE = 128  # bytes before the letters DICM
@@ -46,27 +46,18 @@ def read_dicom(path: str | Path, intensity: Sequence[float] | None, max_pixels: 
     ValueError: no image, several frames, more than `max_pixels`, deep grey without a window, an encoding that pydicom
     cannot read here, a damaged file.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's about values that break the standard, which may not matter here
-            logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # which repeats them
-            require_regular(path)
-            return _read(path, intensity, max_pixels)
-    except _Refused as error:
-        raise ValueError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; restore it, or correct the path") from error
-    except MemoryError as error:
-        raise ValueError(f"{path}: not enough memory to decode it; {NO_MEMORY}") from error
-    except Exception as error:  # pydicom and its decoders raise every kind on damaged files
-        if str(path) in str(error) and isinstance(error, ValueError):
-            raise
-        if isinstance(error, OSError) and error.strerror:  # of the system: the pixels were not seen
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); make it readable, or move it away") from error
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ValueError(
-            f"{path}: this DICOM file cannot be decoded ({reason}); restore it, or convert it to PNG"
-        ) from error
+    with named_errors(path, _damaged), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's about values that break the standard, which may not matter here
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # which repeats them
+        require_regular(path)
+        return _read(path, intensity, max_pixels)
+
+
+def _damaged(error: Exception) -> str:
+    if isinstance(error, _Refused):
+        return str(error)
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return f"this DICOM file cannot be decoded ({reason}); restore it, or convert it to PNG"
 
 
 class _Refused(Exception):

@@ -162,14 +162,12 @@ def _licences(datasets: Sequence[str]) -> str:
 
 
 def _limits(config: Mapping[str, Any], metrics: Mapping[str, Any], datasets: Sequence[str]) -> str:
-    shown = f"Only images like those of {' and '.join(datasets)} were ever shown to it."
-    if config["model"].get("encoder_weights"):
-        shown = shown.replace("ever shown to it", "shown to it since")
+    shown = "shown to it since" if config["model"].get("encoder_weights") else "ever shown to it"
     limits = [
         "Not a medical device, and not evaluated as one.",
         "Checkpoint and threshold were selected on the val images scored above: on val the score is too good.",
         "One training, one seed: another seed gives other numbers.",
-        shown,
+        f"Only images like those of {' and '.join(datasets)} were {shown}.",
     ]
     if caveat := metrics["protocol"].get("caveat"):
         limits.append(f"{caveat}.")

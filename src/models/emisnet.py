@@ -246,7 +246,7 @@ def _check_levels(
     ):
         if len(depths) != wanted:
             raise ValueError(f"{name}={tuple(depths)}: {levels} channels ask for {wanted} depths.")
-        check_depths(**{name: depths})
+        check_depths(name, depths)
     if wrong := [level for level in icm_levels if not 0 <= level < levels]:
         raise ValueError(f"icm_levels={tuple(icm_levels)}: {wrong} is not among the levels 0 to {levels - 1}.")
 

@@ -11,11 +11,10 @@ MAX_DEPTH = 100  # blocks of a level; of a million, Python would be busy for hou
 Side = int | SymInt  # of a map; symbolic while torch.export traces a network for any size
 
 
-def check_depths(**depths: Sequence[int]) -> None:
-    """ValueError unless every level has from 1 to MAX_DEPTH blocks; named as the arguments are."""
-    for name, blocks in depths.items():
-        if min(blocks) < 1 or max(blocks) > MAX_DEPTH:
-            raise ValueError(f"{name}={tuple(blocks)}: a level has from 1 to {MAX_DEPTH} blocks.")
+def check_depths(name: str, depths: Sequence[int]) -> None:
+    """ValueError unless every level has from 1 to MAX_DEPTH blocks; `name` is the argument's."""
+    if min(depths) < 1 or max(depths) > MAX_DEPTH:
+        raise ValueError(f"{name}={tuple(depths)}: a level has from 1 to {MAX_DEPTH} blocks.")
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], divisor: int) -> Float[Tensor, "b c h2 w2"]:

@@ -89,7 +89,7 @@ class CMUNeXt(PaddedNet):
                 f"channels={tuple(channels)}, depths={tuple(depths)}, kernel_sizes={tuple(kernel_sizes)}: "
                 "one of each per level is needed."
             )
-        check_depths(depths=depths)
+        check_depths("depths", depths)
         self.divisor = 2 ** (len(channels) - 1)
         self.stem = conv_norm_relu(in_channels, channels[0])
         widths = [channels[0], *channels]

@@ -132,7 +132,7 @@ class MKUNet(PaddedNet):
             raise ValueError(
                 f"channels={tuple(channels)}, depths={tuple(depths)}: MK-UNet has five levels of even width."
             )
-        check_depths(depths=depths)
+        check_depths("depths", depths)
 
         def stage(stage_in: int, stage_out: int, depth: int = 1) -> nn.Sequential:
             return nn.Sequential(
