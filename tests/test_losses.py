@@ -11,10 +11,11 @@ from monai.losses import DiceLoss as MonaiDice
 from monai.losses import FocalLoss as MonaiFocal
 from monai.losses import TverskyLoss as MonaiTversky
 from omegaconf import OmegaConf
+from scipy import ndimage
 from segmentation_models_pytorch.losses import DiceLoss as SmpDice
 from torch import Tensor, nn
 
-from src.losses import BCELoss, DeepSupervision, TverskyLoss, WeightedSum
+from src.losses import BCELoss, DeepSupervision, GapBCELoss, TverskyLoss, WeightedSum, narrow
 
 from .conftest import REPO
 
@@ -37,8 +38,9 @@ def batch_of(*, size: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
     return 3 * torch.randn(4, 1, size, size, generator=generator), target
 
 
-def test_the_shipped_losses_are_these_eight() -> None:
-    assert set(CONFIGS) == {"bce_dice", "bce", "dice", "iou", "focal", "tversky", "focal_tversky", "lovasz"}
+def test_the_shipped_losses_are_these_nine() -> None:
+    one_of_each = {"bce", "dice", "iou", "focal", "tversky", "focal_tversky", "lovasz"}
+    assert set(CONFIGS) == one_of_each | {"bce_dice", "gap_bce_dice"}
     assert "loss: bce_dice" in (REPO / "conf" / "train.yaml").read_text()
 
 
@@ -233,3 +235,37 @@ def test_smoothing_is_in_pixels() -> None:
     missed = torch.full_like(target, -30)  # TP = FP = 0, FN = 4
     for smooth in (0.1, 1.0, 6.0):
         assert TverskyLoss(smooth=smooth)(missed, target).item() == pytest.approx(1 - smooth / (2 + smooth), abs=1e-6)
+
+
+@pytest.mark.parametrize("radius", [1, 3, 8])
+def test_narrow_background_is_what_an_opening_removes(radius: int) -> None:
+    """Against SciPy: background less its opening by the square, whose centre stays in the image."""
+    rng = np.random.default_rng(radius)
+    masks = ndimage.gaussian_filter(rng.standard_normal((3, 1, 40, 56)), (0, 0, 2, 2)) > 0.05
+    square = np.ones((2 * radius + 1, 2 * radius + 1), bool)
+    found = narrow(torch.tensor(masks, dtype=torch.float32), radius).numpy()
+    for mask, gaps in zip(masks[:, 0], found[:, 0], strict=True):
+        fits = ndimage.binary_erosion(~mask, square, border_value=1)  # outside there are no objects
+        expected = ~mask & ~ndimage.binary_dilation(fits, square)
+        assert 0 < expected.mean() < 1 and np.array_equal(gaps, expected)
+
+
+def test_a_gap_between_two_objects_costs_more_than_open_background() -> None:
+    target = torch.zeros(1, 1, 30, 60)
+    target[..., 5:25, 10:20] = target[..., 5:25, 23:33] = 1  # three px apart
+    logits = torch.where(target > 0, 20.0, -20.0)
+
+    def costs(column: int) -> float:
+        wrong = logits.clone()
+        wrong[..., 10, column] = 20.0
+        return GapBCELoss(radius=2, weight=5.0)(wrong, target).item()
+
+    assert costs(21) == pytest.approx(6 * costs(45), rel=1e-4) and costs(45) == pytest.approx(20 / 1800, rel=1e-4)
+    plain = GapBCELoss(radius=2, weight=0.0)(logits, target)
+    assert plain == BCELoss()(logits, target)
+
+
+@pytest.mark.parametrize("options", [{"radius": 0}, {"weight": -1.0}])
+def test_impossible_gaps_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="radius must be at least 1 px, weight not below 0"):
+        GapBCELoss(**options)

@@ -117,7 +117,7 @@ def test_other_packages_are_told_with_their_versions(tiny, capsys) -> None:
     train(config)
     told = capsys.readouterr().err
     torch_now = status["versions"]["torch"]
-    assert f"torch 1.0 -> {torch_now}" in told and "python 3.0 -> 3." in told and f"commit {'0' * 12} -> " in told
+    assert f"torch 1.0 -> {torch_now}" in told and "python 3.0 -> 3." in told and f"commit {'0' * 7} -> " in told
     assert "scipy" not in told and "numpy" not in told
 
 
