@@ -111,11 +111,25 @@ def _bce(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * probs.log() + (1 - target) * (1 - probs).log()).mean()
 
 
+def _gaps(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Background less its opening by the square, whose centre stays in the image; outside there are no objects."""
+    square = np.ones((2 * radius + 1, 2 * radius + 1), bool)
+    return ~mask & ~ndimage.binary_dilation(ndimage.binary_erosion(~mask, square, border_value=1), square)
+
+
+def _gap_bce(logits: Tensor, target: Tensor) -> Tensor:
+    gaps = torch.stack([torch.tensor(_gaps(mask[0].numpy() > 0, 8)) for mask in target])[:, None].double()
+    probs = logits.double().sigmoid()
+    entropies = -(target * probs.log() + (1 - target) * (1 - probs).log())
+    return (entropies * (1 + 5 * gaps)).mean()
+
+
 # with sigmoid=True MONAI takes every image by itself; its Dice counts each overlap twice, hence smooth terms of 2
 MONAI: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": _bce,
     "dice": MonaiDice(sigmoid=True, batch=False, smooth_nr=2, smooth_dr=2),
     "bce_dice": lambda x, t: _bce(x, t) + MonaiDice(sigmoid=True, batch=False, smooth_nr=2, smooth_dr=2)(x, t),
+    "gap_bce_dice": lambda x, t: _gap_bce(x, t) + MonaiDice(sigmoid=True, batch=False, smooth_nr=2, smooth_dr=2)(x, t),
     "iou": MonaiDice(sigmoid=True, jaccard=True, batch=False, smooth_nr=2, smooth_dr=2),
     "tversky": MonaiTversky(sigmoid=True, alpha=0.3, beta=0.7, smooth_nr=1, smooth_dr=1),
     "focal_tversky": lambda x, t: (
@@ -239,14 +253,11 @@ def test_smoothing_is_in_pixels() -> None:
 
 @pytest.mark.parametrize("radius", [1, 3, 8])
 def test_narrow_background_is_what_an_opening_removes(radius: int) -> None:
-    """Against SciPy: background less its opening by the square, whose centre stays in the image."""
     rng = np.random.default_rng(radius)
     masks = ndimage.gaussian_filter(rng.standard_normal((3, 1, 40, 56)), (0, 0, 2, 2)) > 0.05
-    square = np.ones((2 * radius + 1, 2 * radius + 1), bool)
     found = narrow(torch.tensor(masks, dtype=torch.float32), radius).numpy()
     for mask, gaps in zip(masks[:, 0], found[:, 0], strict=True):
-        fits = ndimage.binary_erosion(~mask, square, border_value=1)  # outside there are no objects
-        expected = ~mask & ~ndimage.binary_dilation(fits, square)
+        expected = _gaps(mask, radius)
         assert 0 < expected.mean() < 1 and np.array_equal(gaps, expected)
 
 
