@@ -2,11 +2,14 @@
 
 import functools
 import socket
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
 from src.models.baselines import ARCHITECTURES, Baseline
@@ -89,3 +92,47 @@ def test_an_unknown_architecture_is_answered_with_the_possible_ones() -> None:
 def test_an_unknown_encoder_is_answered_with_the_nearest(received: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"'{received}'.*Near it: .*{near}"):
         Baseline(architecture="unet", encoder_name=received)
+
+
+def file_of(path: Path, name: str = "resnet18") -> dict[str, torch.Tensor]:
+    """A file as timm's hub has it, with the classifier; returns what it holds."""
+    torch.manual_seed(7)
+    state = timm.create_model(name, pretrained=False).state_dict()
+    save_file(state, path)
+    return state
+
+
+def test_an_encoder_starts_from_a_local_file_of_timms(tmp_path: Path) -> None:
+    held = file_of(tmp_path / "model.safetensors")
+    options = ("model.encoder_name=tu-resnet18", f"model.encoder_weights={tmp_path}/model.safetensors")
+    started = build("unet", *options)
+    encoder = started.net.encoder.model.state_dict()
+    assert encoder.keys() == held.keys() - {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, held[name]) for name, value in encoder.items())
+    fresh = build("unet", *options[:1])
+    assert not torch.equal(fresh.net.encoder.model.conv1.weight, held["conv1.weight"])
+
+
+def test_a_file_of_another_encoder_or_none_is_refused(tmp_path: Path) -> None:
+    file_of(tmp_path / "small.safetensors", "resnet10t")
+    with pytest.raises(ValueError, match=r"small.safetensors is of another encoder.*such as"):
+        Baseline(
+            architecture="unet",
+            encoder_name="tu-resnet18",
+            encoder_weights=str(tmp_path / "small.safetensors"),
+        )
+    (tmp_path / "no.safetensors").write_bytes(b"weights")
+    for name in ("no.safetensors", "absent.safetensors"):
+        with pytest.raises(ValueError, match=f"{name} is not a readable safetensors file"):
+            Baseline(architecture="unet", encoder_name="tu-resnet18", encoder_weights=str(tmp_path / name))
+
+
+def test_a_rival_can_be_made_smaller() -> None:
+    def cost(*overrides: str) -> int:
+        return measure_cost(build("unet", *overrides)).params
+
+    narrow = cost("model.encoder_name=tu-resnet18", "model.decoder_channels=[32,16,16,8,8]")
+    shallow = ("model.encoder_name=tu-resnet18", "model.encoder_depth=4", "model.decoder_channels=[32,16,16,8]")
+    assert cost(*shallow) < narrow / 3 < cost("model.encoder_name=tu-resnet18") / 3
+    with pytest.raises(Exception, match="fpn takes no decoder_channels"):
+        build("fpn", "+model.decoder_channels=[8,8]")
