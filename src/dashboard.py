@@ -126,9 +126,9 @@ def missing_online(
 
     for run in runs:
         path = folder / run.name
+        RunDir(path).refuse_links()
         if RunDir(path).status().get("state") != "finished":
             continue
-        RunDir(path).refuse_links()
         if not (path / ID_FILE).is_file():
             yield run, ["it was not trained with logger=wandb"]
             continue

@@ -92,7 +92,7 @@ ROOMS = {
     "timing.py": {"src.build", "src.losses"},
     "webapp": {
         *("src.data.decode", "src.data.pictures", "src.data.synthetic", "src.figures", "src.inference"),
-        *("src.outputs", "src.rois", "src.tiling", "src.trained", "src.webapp"),
+        *("src.outputs", "src.provenance", "src.rois", "src.tiling", "src.trained", "src.webapp"),
     },
     "job.py": {"src.cli", "src.files", "src.process", "src.rundir", "src.train"},
 }

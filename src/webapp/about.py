@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from src.provenance import short_commit
 from src.trained import Trained
 from src.webapp.session import Looker
 
@@ -62,7 +63,7 @@ def _training(trained: Trained) -> Iterator[tuple[str, str]]:
     if told.get("caveat"):
         yield "Caveat", str(told["caveat"])
     if told.get("commit"):
-        yield "Commit", str(told["commit"])[:12]
+        yield "Commit", short_commit(str(told["commit"]))
 
 
 def _scores(trained: Trained) -> list[str]:
