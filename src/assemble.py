@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from torch import nn
 
 from src import loggers
-from src.build import build_net
+from src.build import build_net, unstarted
 from src.callbacks import AtomicCheckpointIO, EpochLines, GracefulStop, History, StepSeed
 from src.data.datamodule import SegmentationDataModule
 from src.distillation import Teacher
@@ -27,9 +27,12 @@ from src.trained import open_trained, run_and_weights
 from src.weights import start_from
 
 
-def make_net(config: dict[str, Any], source: SegmentationDataModule) -> tuple[nn.Module, Cost]:
+def make_net(
+    config: dict[str, Any], source: SegmentationDataModule, *, resuming: bool = False
+) -> tuple[nn.Module, Cost]:
+    """`resuming`: the weights will come from a checkpoint, or from rank 0."""
     seed_everything(config["seed"], workers=True, verbose=False)
-    net = build_net(config["model"])
+    net = build_net(unstarted(config["model"]) if resuming else config["model"])
     if net.num_classes != 1:
         raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
     if net.in_channels != len(source.mean):

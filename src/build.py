@@ -65,6 +65,17 @@ def build_net(model: Mapping[str, Any], *, quiet: bool = False) -> nn.Module:
     return net
 
 
+def unstarted(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A network whose weights all come from elsewhere, or do not matter: nothing is downloaded or read for it."""
+    return {**model, "encoder_weights": None} if "encoder_weights" in model else dict(model)
+
+
+def weights_file(model: Mapping[str, Any]) -> str | None:
+    """The file that its encoder starts from, if it is one."""
+    started = model.get("encoder_weights")
+    return started if isinstance(started, str) and started.endswith(".safetensors") else None
+
+
 def build_within(model: Mapping[str, Any], most_bytes: int, whose: str) -> nn.Module:
     """`build_net`, quiet, once it is known that its parameters take no more than `most_bytes`: a stranger's config may
     ask for more than there is memory. ValueError says so, or why it cannot be built; `whose` names it there."""
@@ -79,7 +90,7 @@ def build_within(model: Mapping[str, Any], most_bytes: int, whose: str) -> nn.Mo
 
 def _shapes(model: Mapping[str, Any]) -> nn.Module:
     """The network without memory behind it; with, where its constructor asks for values, as those of smp's encoders do
-    that are called mit_b0 to mit_b5 (82 M parameters at most)."""
+    that are called mit_b0 to mit_b5 (below 200 M parameters with the widest decoder)."""
     try:
         with torch.device("meta"):
             return build_net(model, quiet=True)

@@ -64,8 +64,10 @@ class GapBCELoss(nn.Module):
 
     def __init__(self, *, radius: int = 8, weight: float = 5.0):
         super().__init__()
-        if radius < 1 or weight < 0:
-            raise ValueError(f"radius={radius}, weight={weight}: radius must be at least 1 px, weight not below 0.")
+        if type(radius) is not int or radius < 1 or weight < 0:
+            raise ValueError(
+                f"radius={radius}, weight={weight}: radius is a whole number from 1 px, weight not below 0."
+            )
         self.radius, self.weight = radius, weight
 
     def forward(self, logits: Logits, target: Target) -> Scalar:

@@ -76,9 +76,10 @@ def _train(config: dict[str, Any], run: RunDir, stop: "GracefulStop", *, wait: b
     from hydra.utils import instantiate
 
     from src.assemble import make_net, make_task, make_teacher, start_weights
-    from src.build import pin_threads
+    from src.build import pin_threads, weights_file
     from src.data.sampler import Share
     from src.lineage import faults, identity, lineage, refuse_seen
+    from src.weights import sha256
 
     pin_threads(config["threads"])  # here too: a study's run comes with its config to a process of its own
     with user_errors():
@@ -103,9 +104,13 @@ def _train(config: dict[str, Any], run: RunDir, stop: "GracefulStop", *, wait: b
             contents = source.contents(list(source.parts))
             check_same_images(run, contents)
             checkpoint = checkpoint_to_resume(run, config)
+            if checkpoint:  # of what is not at hand this time the earlier digests stay
+                contents = run.status().get("contents", {}) | contents
         with logged_to(run.path / "train.log"):
             with user_errors():
-                net, cost = make_net(config, source)
+                net, cost = make_net(config, source, resuming=checkpoint is not None)
+                if not checkpoint and (file := weights_file(config["model"])):
+                    contents["encoder_weights"] = sha256(file)
                 learned_from = lineage(run, config, resuming=checkpoint is not None)
                 data = identity(config["data"], source.dataset)
                 refuse_seen(faults(learned_from, source.split, data, source.groups()), allowed=source.allow_leaks)

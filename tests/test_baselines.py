@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from src.models.baselines import ARCHITECTURES, Baseline
+from src.models.baselines import ARCHITECTURES, DEPTHS, SCALED, Baseline
 from src.models.cost import measure_cost
 from tests.nets import BASELINES, build, worst_gradient
 
@@ -102,37 +102,63 @@ def file_of(path: Path, name: str = "resnet18") -> dict[str, torch.Tensor]:
     return state
 
 
-def test_an_encoder_starts_from_a_local_file_of_timms(tmp_path: Path) -> None:
-    held = file_of(tmp_path / "model.safetensors")
-    options = ("model.encoder_name=tu-resnet18", f"model.encoder_weights={tmp_path}/model.safetensors")
-    started = build("unet", *options)
-    encoder = started.net.encoder.model.state_dict()
-    assert encoder.keys() == held.keys() - {"fc.weight", "fc.bias"}
-    assert all(torch.equal(value, held[name]) for name, value in encoder.items())
-    fresh = build("unet", *options[:1])
-    assert not torch.equal(fresh.net.encoder.model.conv1.weight, held["conv1.weight"])
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])  # the last renames its modules
+def test_an_encoder_starts_from_a_local_file_of_timms(name: str, tmp_path: Path) -> None:
+    held = file_of(tmp_path / "model.safetensors", name)
+    options = (f"model.encoder_name=tu-{name}", f"model.encoder_weights={tmp_path}/model.safetensors")
+    encoder = build("unet", *options).net.encoder.model.state_dict()
+    ordered = iter(held.values())  # of the same order, whatever the names are
+    assert len(encoder) > 50
+    for value in encoder.values():
+        assert any(torch.equal(value, other) for other in ordered)
+    fresh = build("unet", *options[:1]).net.encoder.model.state_dict()
+    assert not any(torch.equal(fresh[key], value) for key, value in encoder.items() if value.dim() == 4)
 
 
-def test_a_file_of_another_encoder_or_none_is_refused(tmp_path: Path) -> None:
-    file_of(tmp_path / "small.safetensors", "resnet10t")
-    with pytest.raises(ValueError, match=r"small.safetensors is of another encoder.*such as"):
-        Baseline(
-            architecture="unet",
-            encoder_name="tu-resnet18",
-            encoder_weights=str(tmp_path / "small.safetensors"),
-        )
-    (tmp_path / "no.safetensors").write_bytes(b"weights")
-    for name in ("no.safetensors", "absent.safetensors"):
-        with pytest.raises(ValueError, match=f"{name} is not a readable safetensors file"):
-            Baseline(architecture="unet", encoder_name="tu-resnet18", encoder_weights=str(tmp_path / name))
+@pytest.mark.parametrize("smaller_or_larger", ["resnet10t", "resnet34"])
+def test_a_file_of_another_encoder_is_refused(smaller_or_larger: str, tmp_path: Path) -> None:
+    file_of(tmp_path / "other.safetensors", smaller_or_larger)
+    with pytest.raises(ValueError, match=r"other.safetensors is of another encoder than tu-resnet18.*such as"):
+        _started(str(tmp_path / "other.safetensors"))
 
 
-def test_a_rival_can_be_made_smaller() -> None:
-    def cost(*overrides: str) -> int:
-        return measure_cost(build("unet", *overrides)).params
+@pytest.mark.parametrize("name", ["noise.safetensors", "absent.safetensors"])
+def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "noise.safetensors").write_bytes(b"weights")
+    with pytest.raises(ValueError, match=f"{name} is not a readable safetensors file"):
+        _started(str(tmp_path / name))
 
-    narrow = cost("model.encoder_name=tu-resnet18", "model.decoder_channels=[32,16,16,8,8]")
-    shallow = ("model.encoder_name=tu-resnet18", "model.encoder_depth=4", "model.decoder_channels=[32,16,16,8]")
-    assert cost(*shallow) < narrow / 3 < cost("model.encoder_name=tu-resnet18") / 3
-    with pytest.raises(Exception, match="fpn takes no decoder_channels"):
-        build("fpn", "+model.decoder_channels=[8,8]")
+
+@pytest.mark.parametrize("word", ["imagenett", "/home/ann/model.pth", ""])
+def test_no_other_word_is_a_wish_to_download(word: str) -> None:
+    with pytest.raises(ValueError, match=f"encoder_weights={word} is not possible. Use null, imagenet, or the path"):
+        _started(word)
+
+
+def _started(weights: str) -> Baseline:
+    return Baseline(architecture="unet", encoder_name="tu-resnet18", encoder_weights=weights)
+
+
+@pytest.mark.parametrize("architecture", SCALED)
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_rival_can_be_made_smaller(architecture: str, depth: int) -> None:
+    overrides = [f"model.encoder_depth={depth}", f"model.decoder_channels={[48, 32, 16, 16, 8][:depth]}"]
+    net = build(architecture, "model.encoder_name=tu-resnet18", *overrides).eval()
+    image = torch.randn(1, 3, 64, 96)
+    assert net.segment(image).shape == (1, 1, 64, 96)  # forward would cut what is larger
+    whole = build(architecture, "model.encoder_name=tu-resnet18")
+    assert measure_cost(net).macs < 0.9 * measure_cost(whole).macs
+
+
+@pytest.mark.parametrize(
+    ("depth", "channels"),
+    [(4, None), (None, [8, 8]), (2, [8, 8]), (5, [8, 8, 8, 8, 0]), (5, [40000] * 5)],
+)
+def test_other_depths_and_widths_are_refused(depth: int | None, channels: Any) -> None:
+    with pytest.raises(ValueError, match="needed are 3, 4 or 5 levels and a whole number from 1 to 512 for each"):
+        Baseline(architecture="unet", encoder_name="mit_b0", encoder_depth=depth, decoder_channels=channels)
+
+
+def test_depths_and_widths_are_of_u_nets() -> None:
+    with pytest.raises(ValueError, match="encoder_depth and decoder_channels are of unet and unetplusplus"):
+        Baseline(architecture="fpn", encoder_name="tu-resnet18", encoder_depth=4)

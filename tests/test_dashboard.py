@@ -174,3 +174,8 @@ def test_what_did_not_arrive_is_named(logged: Path) -> None:
     assert told == ["it was not trained with logger=wandb"]
     RunDir(path).mark("failed")
     assert list(missing_online(Api({}), "me/emisnet", logged, [run])) == []
+    elsewhere = logged / "elsewhere.json"
+    (path / "status.json").rename(elsewhere)
+    (path / "status.json").symlink_to(elsewhere)  # of a run that is not finished, too
+    with pytest.raises(ValueError, match=r"status\.json"):
+        list(missing_online(Api({}), "me/emisnet", logged, [run]))

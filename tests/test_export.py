@@ -252,13 +252,15 @@ def test_the_card_says_what_the_files_say(exported: Exported, trained_run: Path)
 
 def test_the_card_names_the_file_that_an_encoder_started_from(trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["model"]["encoder_weights"] = "/home/ann/hub/lite0.safetensors"
+    config, metrics = yaml.safe_load((run / "config.yaml").read_text()), json.loads((run / "metrics.json").read_text())
+    config["model"] |= {"encoder_weights": "/home/ann/hub/lite0.safetensors", "encoder_name": "tu-resnet18"}
+    metrics["contents"]["encoder_weights"] = "0123456789abcdef"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "metrics.json").write_text(json.dumps(metrics))
     (run / BUNDLED).touch()
     card = model_card(run, "place")
-    assert "started from weights of the file lite0.safetensors." in card and "/home" not in card
-    assert "shown to it since" in card
+    assert "started from `lite0.safetensors` (sha256 `0123456789ab`), weights of tu-resnet18." in card
+    assert "/home" not in card and "shown to it since" in card
 
 
 def test_the_card_of_a_stranger_s_run_is_words_alone(trained_run: Path, tmp_path: Path) -> None:

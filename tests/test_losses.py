@@ -144,7 +144,7 @@ MONAI: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", MONAI)
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_monai(name: str, seed: int) -> None:
-    logits, target = batch_of(seed=seed)
+    logits, target = batch_of(size=48, seed=seed)
     expected = MONAI[name](logits, target).float()
     torch.testing.assert_close(make(name)(logits, target), expected, rtol=1e-5, atol=1e-6)
 
@@ -276,7 +276,7 @@ def test_a_gap_between_two_objects_costs_more_than_open_background() -> None:
     assert plain == BCELoss()(logits, target)
 
 
-@pytest.mark.parametrize("options", [{"radius": 0}, {"weight": -1.0}])
+@pytest.mark.parametrize("options", [{"radius": 0}, {"radius": 2.5}, {"weight": -1.0}])
 def test_impossible_gaps_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match="radius must be at least 1 px, weight not below 0"):
+    with pytest.raises(ValueError, match="radius is a whole number from 1 px, weight not below 0"):
         GapBCELoss(**options)

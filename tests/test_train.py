@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from src.cli import ConfigError
 from src.data.splits import Split
@@ -16,7 +18,7 @@ from src.files import read_csv
 from src.rundir import RunDir
 from src.train import train
 from src.trained import open_trained
-from src.weights import read_checkpoint
+from src.weights import read_checkpoint, sha256
 
 from .conftest import REPO, TINY
 from .wandb_files import read, run_files, summary
@@ -119,6 +121,20 @@ def test_other_packages_are_told_with_their_versions(tiny, capsys) -> None:
     torch_now = status["versions"]["torch"]
     assert f"torch 1.0 -> {torch_now}" in told and "python 3.0 -> 3." in told and f"commit {'0' * 7} -> " in told
     assert "scipy" not in told and "numpy" not in told
+
+
+def test_the_file_that_an_encoder_starts_from_is_recorded_and_needed_once(tiny, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(timm.create_model("mobilenetv3_small_050").state_dict(), file)
+    encoder = ("model.encoder_name=tu-mobilenetv3_small_050", f"model.encoder_weights={file}")
+    config = tiny("model=unet", *encoder, "trainer.max_epochs=1")
+    train(config)
+    run, digest = RunDir(Path(config["run_dir"])), sha256(file)
+    assert run.metrics()["contents"]["encoder_weights"] == digest
+    file.unlink()
+    run.mark("interrupted")
+    train(config)  # all weights are in the checkpoint
+    assert run.status()["state"] == "finished" and run.metrics()["contents"]["encoder_weights"] == digest
 
 
 @pytest.mark.parametrize("key", ["logger.api_key", "logger.WANDB_API_KEY", "trainer.token", "model.password"])

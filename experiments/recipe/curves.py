@@ -40,4 +40,6 @@ def main(out: Path, runs: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3 or not Path(sys.argv[1]).is_dir():
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,16 +1,15 @@
 """The usual rivals, built by segmentation-models-pytorch with timm encoders behind EMIS-Net's calling convention."""
 
 import difflib
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from src.models.sizes import PaddedNet
 
@@ -21,6 +20,10 @@ ARCHITECTURES = {
     "fpn": smp.FPN,
     "segformer": smp.Segformer,
 }
+SCALED = ("unet", "unetplusplus")  # those whose depth and widths can be chosen
+DEPTHS = (3, 4, 5)
+MOST_CHANNELS = 512  # of a level: a stranger's config may ask for any number
+TIMM = "tu-"  # before the names of timm's encoders
 
 
 class Baseline(PaddedNet):
@@ -28,14 +31,14 @@ class Baseline(PaddedNet):
 
     Args:
         encoder_name: one of smp's encoders, or `tu-<name>` for any of timm's.
-        encoder_weights: None starts from random weights and needs no hub; "imagenet" downloads; a path that ends in
-            .safetensors reads that file, such as a model.safetensors that was fetched from timm's hub before.
-        encoder_depth, decoder_channels: as smp's class of that architecture takes them, to make a rival smaller; None:
-            smp's own.
+        encoder_weights: None starts from random weights and needs no hub; "imagenet" downloads; for an encoder of
+            timm's, a path that ends in .safetensors reads the file that timm's hub has for it (model.safetensors).
+        encoder_depth, decoder_channels: of unet and unetplusplus, to make them smaller: 3, 4 or 5 levels, and a width
+            for each, the lowest first. None: 5, and smp's own widths.
 
     Raises:
-        ValueError: for an architecture that is not among ARCHITECTURES, an encoder that nobody has, an argument that
-            the architecture lacks or refuses, and a file of weights that cannot be read or is of another encoder.
+        ValueError: for an architecture that is not among ARCHITECTURES, an encoder that nobody has, other depths and
+            widths than these, and weights that are not known, cannot be read or are of another encoder.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Baseline(PaddedNet):
         encoder_name: str,
         encoder_weights: str | None = None,
         encoder_depth: int | None = None,
-        decoder_channels: Sequence[int] | int | None = None,
+        decoder_channels: Sequence[int] | None = None,
         in_channels: int = 3,
         num_classes: int = 1,
     ):
@@ -53,47 +56,78 @@ class Baseline(PaddedNet):
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
         _check_encoder(encoder_name)
-        given = {"encoder_depth": encoder_depth, "decoder_channels": decoder_channels}
-        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        for name in options.keys() - inspect.signature(ARCHITECTURES[architecture]).parameters.keys():
-            raise ValueError(f"{architecture} takes no {name}. Leave it null.")
-        local = encoder_weights is not None and encoder_weights.endswith(".safetensors")
+        options = _scaled(architecture, encoder_depth, decoder_channels)
+        start: str | bool | None = encoder_weights
+        if encoder_weights is not None and encoder_name.startswith(TIMM):
+            start = True  # as smp wants it for timm's
+            if encoder_weights != "imagenet":
+                _check_file(encoder_name, encoder_weights)
+                start = torch.empty(0).device.type != "meta"  # there, only shapes are asked for
+                options["pretrained_cfg_overlay"] = {"file": encoder_weights}
         self.net = ARCHITECTURES[architecture](
             encoder_name=encoder_name,
-            encoder_weights=None if local else encoder_weights,
+            encoder_weights=start or None,
             in_channels=in_channels,
             classes=num_classes,
             **options,
         )
-        if local and next(self.parameters()).device.type != "meta":  # there, only shapes are asked for
-            _start_encoder(self.net.encoder, str(encoder_weights))
 
     def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         return self.net(image)  # most of smp's decoders refuse sides that are no multiples of 32
 
 
-def _start_encoder(encoder: nn.Module, path: str) -> None:
-    """Puts the weights of `path` into an encoder that needs them all; what follows an encoder there, such as a
-    classifier, is left out."""
-    encoder = getattr(encoder, "model", encoder)  # of timm's encoders the network itself, under timm's names
-    assert isinstance(encoder, nn.Module)
+def _scaled(architecture: str, depth: int | None, channels: Sequence[int] | None) -> dict[str, Any]:
+    """smp's arguments for a network of that depth and those widths; none where neither is given."""
+    if depth is None and channels is None:
+        return {}
+    if architecture not in SCALED:
+        raise ValueError(f"encoder_depth and decoder_channels are of {' and '.join(SCALED)}. Leave out both.")
+    depth = 5 if depth is None else depth
+    widths = list(channels) if isinstance(channels, Sequence) else []
+    whole = all(type(width) is int and 1 <= width <= MOST_CHANNELS for width in widths)
+    if depth not in DEPTHS or len(widths) != depth or not whole:
+        raise ValueError(
+            f"encoder_depth={depth}, decoder_channels={channels}: needed are 3, 4 or 5 levels and a whole number from "
+            f"1 to {MOST_CHANNELS} for each, such as encoder_depth=4 decoder_channels=[64,48,32,16]."
+        )
+    return {"encoder_depth": depth, "decoder_channels": widths}
+
+
+def _check_file(encoder_name: str, path: str) -> None:
+    """ValueError unless timm's network of that name has the tensors of the file, its classifier excepted. timm itself
+    would take the part that fits, and a word that is no file for a wish to download."""
+    if not path.endswith(".safetensors"):
+        raise ValueError(
+            f"encoder_weights={path} is not possible. Use null, imagenet, or the path of a .safetensors file."
+        )
     try:
-        own, held = encoder.state_dict(), load_file(path)
+        with safe_open(path, framework="pt") as file:
+            held = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise ValueError(f"encoder_weights={path} is not a readable safetensors file ({error}).") from error
-    lacking = [name for name, value in own.items() if name not in held or held[name].shape != value.shape]
-    lacking = [name for name in lacking if not name.endswith("num_batches_tracked")]  # not in every file
-    if lacking:
+    with torch.device("meta"):
+        whole = timm.create_model(encoder_name.removeprefix(TIMM))
+    own = {name: list(value.shape) for name, value in whole.state_dict().items()}
+    told: Any = whole.pretrained_cfg
+    classifier = told.get("classifier") or ()
+    beside = tuple(f"{one}." for one in ([classifier] if isinstance(classifier, str) else classifier))
+    unlike = sorted(
+        name
+        for name in held.keys() | own.keys()
+        if held.get(name) != own.get(name)
+        and not name.endswith("num_batches_tracked")  # not in every file
+        and not name.startswith(beside)
+    )
+    if unlike:
         raise ValueError(
-            f"encoder_weights={path} is of another encoder: {len(lacking)} of {len(own)} tensors are not there under "
-            f"their name and shape, such as {lacking[0]}. Take the file of this encoder_name, and in_channels=3."
+            f"encoder_weights={path} is of another encoder than {encoder_name}: {len(unlike)} tensors differ in name "
+            f"or shape, such as {unlike[0]}. Take the file that timm's hub has for this one."
         )
-    encoder.load_state_dict({name: held[name] for name in own if name in held}, strict=False)
 
 
 def _check_encoder(name: str) -> None:
-    possible = [*smp.encoders.get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
-    if name in possible or (name.startswith("tu-") and timm.is_model(name[3:])):  # timm's names may carry a .tag
+    possible = [*smp.encoders.get_encoder_names(), *(f"{TIMM}{model}" for model in timm.list_models())]
+    if name in possible or (name.startswith(TIMM) and timm.is_model(name[3:])):  # timm's names may carry a .tag
         return
     near = ", ".join(difflib.get_close_matches(name, possible, n=3)) or "nothing"
     raise ValueError(
