@@ -27,12 +27,10 @@ from src.trained import open_trained, run_and_weights
 from src.weights import start_from
 
 
-def make_net(
-    config: dict[str, Any], source: SegmentationDataModule, *, resuming: bool = False
-) -> tuple[nn.Module, Cost]:
-    """`resuming`: the weights will come from a checkpoint, or from rank 0."""
+def make_net(config: dict[str, Any], source: SegmentationDataModule, *, started: bool = True) -> tuple[nn.Module, Cost]:
+    """`started=False`: all weights will come from a checkpoint, or from rank 0."""
     seed_everything(config["seed"], workers=True, verbose=False)
-    net = build_net(unstarted(config["model"]) if resuming else config["model"])
+    net = build_net(config["model"] if started else unstarted(config["model"]))
     if net.num_classes != 1:
         raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
     if net.in_channels != len(source.mean):

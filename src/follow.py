@@ -53,7 +53,7 @@ def follow(path: Path, seat: "Seat", checkpoint: Path | None, ready: Callable[[]
     source = instantiate(config["data"])
     source.setup("fit")
     source.spread(Share(seat.rank, config["trainer"]["devices"]))
-    net, _ = make_net(config, source, resuming=True)  # fresh: DDP takes rank 0's, which may be those of `init`
+    net, _ = make_net(config, source, started=False)  # fresh: DDP takes rank 0's, which may be those of `init`
     trainer = make_trainer(config, run, False, None, seat)
     task = make_task(config, net, source, make_teacher(config, source))
     ready()

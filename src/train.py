@@ -104,11 +104,9 @@ def _train(config: dict[str, Any], run: RunDir, stop: "GracefulStop", *, wait: b
             contents = source.contents(list(source.parts))
             check_same_images(run, contents)
             checkpoint = checkpoint_to_resume(run, config)
-            if checkpoint:  # of what is not at hand this time the earlier digests stay
-                contents = run.status().get("contents", {}) | contents
         with logged_to(run.path / "train.log"):
             with user_errors():
-                net, cost = make_net(config, source, resuming=checkpoint is not None)
+                net, cost = make_net(config, source, started=checkpoint is None)
                 if not checkpoint and (file := weights_file(config["model"])):
                     contents["encoder_weights"] = sha256(file)
                 learned_from = lineage(run, config, resuming=checkpoint is not None)
@@ -147,6 +145,7 @@ def _attempt(
         with memory_errors(run):
             tell_changes(run, begun)
             run.mark("running", **begun)
+            begun["contents"] = run.status()["contents"]  # with the earlier ones of what is not at hand now
             write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             write_text(run.path / "split.json", source.split.to_json())
             if learned_from and not checkpoint:

@@ -80,7 +80,9 @@ def test_in_onnx_runtime_maps_stay_in_blocks(tmp_path: Path) -> None:
         pytest.skip("ONNX Runtime has no blocked layout on this processor")
     # Eleven blocks, each with copies out of the layout for attention's means and gates, and back for what follows.
     # How many depends on the processor: its blocks are of 16 channels with AVX-512, of 8 without.
+    copies_out = 60 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 40
     assert plain["ReorderInput"] >= 30 and kept["ReorderInput"] <= 2
-    assert plain["ReorderOutput"] >= 40 and kept["ReorderOutput"] <= 30  # of gates, a row or a column, and of the head
+    # of gates, a row or a column, and of the head
+    assert plain["ReorderOutput"] >= copies_out and kept["ReorderOutput"] <= 30
     assert kept["ReduceMean"] == 0 and kept["Concat"] < plain["Concat"]
     assert kept.total() < 0.85 * plain.total()

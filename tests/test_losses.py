@@ -106,9 +106,13 @@ def test_a_missed_tiny_object_is_not_hidden_by_a_perfect_large_one(name: str) ->
         assert SmpDice(mode="binary")(logits, target) < 0.005  # the same predictions, pooled
 
 
-def _bce(logits: Tensor, target: Tensor) -> Tensor:
+def _entropies(logits: Tensor, target: Tensor) -> Tensor:
     probs = logits.double().sigmoid()
-    return -(target * probs.log() + (1 - target) * (1 - probs).log()).mean()
+    return -(target * probs.log() + (1 - target) * (1 - probs).log())
+
+
+def _bce(logits: Tensor, target: Tensor) -> Tensor:
+    return _entropies(logits, target).mean()
 
 
 def _gaps(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -119,9 +123,7 @@ def _gaps(mask: np.ndarray, radius: int) -> np.ndarray:
 
 def _gap_bce(logits: Tensor, target: Tensor) -> Tensor:
     gaps = torch.stack([torch.tensor(_gaps(mask[0].numpy() > 0, 8)) for mask in target])[:, None].double()
-    probs = logits.double().sigmoid()
-    entropies = -(target * probs.log() + (1 - target) * (1 - probs).log())
-    return (entropies * (1 + 5 * gaps)).mean()
+    return (_entropies(logits, target) * (1 + 5 * gaps)).mean()
 
 
 # with sigmoid=True MONAI takes every image by itself; its Dice counts each overlap twice, hence smooth terms of 2

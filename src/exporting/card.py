@@ -82,10 +82,10 @@ def _what(config: Mapping[str, Any], metrics: Mapping[str, Any], split: Mapping[
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in split["parts"].items())
     network = str(config["model"]["_target_"])
     started = config["model"].get("encoder_weights")
-    learned = f"weights that had learned {started}"
-    if digest := (metrics.get("contents") or {}).get("encoder_weights"):  # it was a file
-        learned = f"`{Path(started).name}` (sha256 `{digest[:12]}`), weights of {config['model']['encoder_name']}"
-    before = f" Its encoder started from {learned}." if started else ""
+    before = f" Its encoder started from weights that had learned {started}." if started else ""
+    if started and (digest := (metrics.get("contents") or {}).get("encoder_weights")):  # it was a file
+        whose = f"`{Path(started).name}` (sha256 `{digest[:12]}`), weights of {config['model']['encoder_name']}"
+        before = f" Its encoder started from {whose}."
     return (
         f"`{network}`, {metrics['cost']['params'] / 1e6:.3f} M parameters: one image in, the probability of foreground "
         f"at every pixel out. Trained on {len(split['parts']['train'])} images of **{split['dataset']}**, split "

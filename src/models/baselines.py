@@ -59,14 +59,14 @@ class Baseline(PaddedNet):
         options = _scaled(architecture, encoder_depth, decoder_channels)
         start: str | bool | None = encoder_weights
         if encoder_weights is not None and encoder_name.startswith(TIMM):
-            start = True  # as smp wants it for timm's
             if encoder_weights != "imagenet":
                 _check_file(encoder_name, encoder_weights)
-                start = torch.empty(0).device.type != "meta"  # there, only shapes are asked for
                 options["pretrained_cfg_overlay"] = {"file": encoder_weights}
+            # timm's take whether, not which; on meta only shapes are asked for
+            start = None if torch.get_default_device().type == "meta" else True
         self.net = ARCHITECTURES[architecture](
             encoder_name=encoder_name,
-            encoder_weights=start or None,
+            encoder_weights=start,
             in_channels=in_channels,
             classes=num_classes,
             **options,
@@ -127,7 +127,8 @@ def _check_file(encoder_name: str, path: str) -> None:
 
 def _check_encoder(name: str) -> None:
     possible = [*smp.encoders.get_encoder_names(), *(f"{TIMM}{model}" for model in timm.list_models())]
-    if name in possible or (name.startswith(TIMM) and timm.is_model(name[3:])):  # timm's names may carry a .tag
+    # timm's names may carry a .tag
+    if name in possible or (name.startswith(TIMM) and timm.is_model(name.removeprefix(TIMM))):
         return
     near = ", ".join(difflib.get_close_matches(name, possible, n=3)) or "nothing"
     raise ValueError(
