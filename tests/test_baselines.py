@@ -150,6 +150,26 @@ def test_a_rival_can_be_made_smaller(architecture: str, depth: int) -> None:
     assert measure_cost(net).macs < 0.9 * measure_cost(whole).macs
 
 
+@pytest.mark.parametrize("encoder", ["tf_efficientnet_lite0", "mobilenetv3_small_100", "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_smaller_rival_has_no_weights_that_do_nothing(encoder: str, depth: int) -> None:
+    overrides = [f"model.encoder_depth={depth}", f"model.decoder_channels={[32, 24, 16, 8, 8][:depth]}"]
+    net = build("unet", f"model.encoder_name=tu-{encoder}", *overrides).eval()
+    image = torch.randn(1, 3, 64, 64)
+    net.segment(image).sum().backward()
+    assert not [name for name, value in net.named_parameters() if value.grad is None]
+    whole = timm.create_model(encoder, features_only=True).eval()
+    whole.load_state_dict(net.net.encoder.model.state_dict(), strict=False)  # what is read is all there
+    mine = net.net.encoder(image)
+    for theirs in whole(image)[: len(mine) - 2]:
+        assert any(torch.equal(theirs, level) for level in mine)
+
+
+def test_smps_own_encoders_are_not_made_smaller() -> None:
+    with pytest.raises(ValueError, match=r"encoder_depth=4 of encoder_name=resnet18.*such as tu-resnet18"):
+        Baseline(architecture="unet", encoder_name="resnet18", encoder_depth=4, decoder_channels=[32, 24, 16, 8])
+
+
 @pytest.mark.parametrize(
     ("depth", "channels"),
     [(4, None), (None, [8, 8]), (2, [8, 8]), (5, [8, 8, 8, 8, 0]), (5, [40000] * 5)],

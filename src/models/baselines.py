@@ -9,7 +9,9 @@ import timm
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
+from torch import Tensor, nn
 
 from src.models.sizes import PaddedNet
 
@@ -34,7 +36,8 @@ class Baseline(PaddedNet):
         encoder_weights: None starts from random weights and needs no hub; "imagenet" downloads; for an encoder of
             timm's, a path that ends in .safetensors reads the file that timm's hub has for it (model.safetensors).
         encoder_depth, decoder_channels: of unet and unetplusplus, to make them smaller: 3, 4 or 5 levels, and a width
-            for each, the lowest first. None: 5, and smp's own widths.
+            for each, the lowest first. None: 5, and smp's own widths. Fewer than 5 with timm's encoders only: smp's own
+            keep the weights of the levels that they leave out.
 
     Raises:
         ValueError: for an architecture that is not among ARCHITECTURES, an encoder that nobody has, other depths and
@@ -56,7 +59,7 @@ class Baseline(PaddedNet):
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
         _check_encoder(encoder_name)
-        options = _scaled(architecture, encoder_depth, decoder_channels)
+        options = _scaled(architecture, encoder_name, encoder_depth, decoder_channels)
         start: str | bool | None = encoder_weights
         if encoder_weights is not None and encoder_name.startswith(TIMM):
             if encoder_weights != "imagenet":
@@ -71,12 +74,14 @@ class Baseline(PaddedNet):
             classes=num_classes,
             **options,
         )
+        if encoder_name.startswith(TIMM):
+            _cut(self.net.encoder.model)
 
     def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         return self.net(image)  # most of smp's decoders refuse sides that are no multiples of 32
 
 
-def _scaled(architecture: str, depth: int | None, channels: Sequence[int] | None) -> dict[str, Any]:
+def _scaled(architecture: str, encoder: str, depth: int | None, channels: Sequence[int] | None) -> dict[str, Any]:
     """smp's arguments for a network of that depth and those widths; none where neither is given."""
     if depth is None and channels is None:
         return {}
@@ -90,7 +95,19 @@ def _scaled(architecture: str, depth: int | None, channels: Sequence[int] | None
             f"encoder_depth={depth}, decoder_channels={channels}: needed are 3, 4 or 5 levels and a whole number from "
             f"1 to {MOST_CHANNELS} for each, such as encoder_depth=4 decoder_channels=[64,48,32,16]."
         )
+    if depth < 5 and not encoder.startswith(TIMM):
+        raise ValueError(
+            f"encoder_depth={depth} of encoder_name={encoder}: smp's own encoders keep the weights of the levels that "
+            f"they leave out. Use one of timm's, such as {TIMM}resnet18, or encoder_depth=5."
+        )
     return {"encoder_depth": depth, "decoder_channels": widths}
+
+
+def _cut(encoder: nn.Module) -> None:
+    """Takes off the stages below the last one read, which timm's EfficientNets and MobileNets compute for nothing."""
+    if isinstance(encoder, EfficientNetFeatures | MobileNetV3Features):
+        last = max(level["stage"] for level in encoder.feature_info.get_dicts())
+        encoder.blocks = encoder.blocks[:last]
 
 
 def _check_file(encoder_name: str, path: str) -> None:
