@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import seed_everything
@@ -105,6 +106,9 @@ def make_trainer(
     if not seat and "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect():
         # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    # `deterministic` would have every new tensor filled with NaN, lest memory that nobody wrote be read. None is: the
+    # same weights come out (a test compares), and a quarter of a training step on the CPU went into it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return instantiate(
         trainer,
         **several,
