@@ -106,8 +106,8 @@ def make_trainer(
     if not seat and "SLURM_JOB_ID" in os.environ and SLURMEnvironment.detect():
         # Lightning would requeue the job itself, from each of its processes, with a checkpoint of its own
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    # `deterministic` would have every new tensor filled with NaN, lest memory that nobody wrote be read. None is: the
-    # same weights come out (a test compares), and a quarter of a training step on the CPU went into it.
+    # `deterministic` would have every new tensor filled with NaN, lest memory that nobody wrote be read. No network
+    # here reads any (a test compares their gradients), and a quarter of a training step on the CPU went into it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return instantiate(
         trainer,

@@ -7,35 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from src.rundir import RunDir
-from src.scoring import read_rows
+from src.results import CHARGED, Result, by_variant, finished_folds, pool_folds, require_one_protocol, value_of
 from src.statistics import OverSeeds, PairedDifference, Scores, holm, over_seeds, paired_difference, seeds_p
-from src.study import StudyRun
 
-CHARGED = "_charged"
 LOWER_IS_BETTER = ("hd", "hd95", "assd", "object_hausdorff", "fp", "fn")
-NOT_COMPARED = ("id", "threshold_value", "coarse_threshold_value", "device", "precision", "root")  # of a protocol
-
-
-@dataclass(frozen=True)
-class Result:
-    """One finished run: its metrics.json, and its rows (one per image) of the part that is compared; they lie in
-    `scored_in`, which is the run's directory `path` for mode full."""
-
-    run: StudyRun
-    path: Path
-    scored_in: Path
-    metrics: Mapping[str, Any]
-    config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
-
-    def mean(self, metric: str) -> float:
-        return float(np.mean([value_of(row, metric) for row in self.rows]))
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` in the order of the study; `reference` is the variant they are compared with."""
+    """`rows` in the order of the study; `reference` is the variant they are compared with. A cross-validation has one
+    of `results` for all folds of a variant and seed; `left_out` are finished runs whose other folds are missing."""
 
     rows: Sequence[Row]
     reference: str
@@ -63,6 +42,17 @@ class Table:
     part: str
     n_images: int
     results: Sequence[Result]
+    left_out: Sequence[Result] = ()
+
+    @property
+    def runs(self) -> list[Result]:
+        """Those that the results are made of: more than these of a cross-validation."""
+        return [run for result in self.results for run in result.runs]
+
+    @property
+    def n_folds(self) -> int:
+        """Of a cross-validation, else 1."""
+        return len(self.results[0].runs)
 
     @cached_property
     def variants(self) -> dict[str, list[Result]]:
@@ -70,78 +60,22 @@ class Table:
         return by_variant(self.results)
 
 
-def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
-    variants: dict[str, list[Result]] = {}
-    for result in results:
-        variants.setdefault(result.run.variant, []).append(result)
-    return variants
-
-
-def value_of(row: Mapping[str, Any], metric: str) -> float:
-    """A column of per_image.csv; `<distance>_charged` is the image's diagonal where the distance is undefined.
-
-    KeyError for what is no column.
-    """
-    if not metric.endswith(CHARGED):
-        return float(row[metric])
-    value = float(row[metric.removesuffix(CHARGED)])
-    return value if math.isfinite(value) else float(row["diagonal"])
-
-
 def higher_is_better(metric: str) -> bool:
     return metric.removesuffix(CHARGED) not in LOWER_IS_BETTER
 
 
-def read_results(
-    folder: Path, runs: Sequence[StudyRun], part: str | None = None, mode: str = "full"
-) -> tuple[list[Result], str]:
-    """The finished runs of a study and the part that is compared: `part`, or test where all were scored on it, or val.
-
-    Raises ValueError when no run is finished, or one was not scored on `part` or in `mode`, and as `refuse_links`.
-    """
-    for run in runs:
-        RunDir(folder / run.name).refuse_links()
-    finished = [run for run in runs if RunDir(folder / run.name).status().get("state") == "finished"]
-    if not finished:
-        raise ValueError(f"no run of {folder} is finished: there is nothing to compare yet (status=true shows where).")
-    metrics = {run.name: _metrics(folder / run.name, mode) for run in finished}
-    scored = set.intersection(*(set(found["scores"]) for found in metrics.values()))
-    part = part or ("test" if "test" in scored else "val")
-    if part not in scored:
-        without = [name for name, found in metrics.items() if part not in found["scores"]]
-        raise ValueError(f"part={part}: {', '.join(without[:3])} was not scored on it. Scored are {sorted(scored)}.")
-    results = []
-    for run in finished:
-        path = folder / run.name
-        place = _scored_in(path, mode)
-        rows = [row for row in read_rows(place / "per_image.csv") if row["part"] == part]
-        results.append(Result(run, path, place, metrics[run.name], RunDir(path).config(), rows))
-    return results, part
-
-
-def _scored_in(run: Path, mode: str) -> Path:
-    return run if mode == "full" else run / "evaluations" / mode
-
-
-def _metrics(run: Path, mode: str) -> dict[str, Any]:
-    place = _scored_in(run, mode)
-    if not (place / "metrics.json").is_file():
-        raise ValueError(
-            f"mode={mode}: {run} was not scored in it. That does python -m src.evaluate run={run} mode={mode} "
-            f"parts=[val] out={place}"
-        )
-    return RunDir(run).metrics() | RunDir(place).metrics()
-
-
 def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], reference: str | None = None) -> Table:
-    """The table of some runs; `reference` is a variant's name, the first one by default.
+    """The table of some runs; `reference` is a variant's name, the first one by default. Folds of a cross-validation
+    count as one run over all their images.
 
     Raises ValueError for runs of different protocols or images, two runs of one variant and seed, no metric, an unknown
-    metric or reference, and metrics that are undefined on some image.
+    metric or reference, metrics that are undefined on some image, and as `pool_folds`.
     """
     if not metrics:
         raise ValueError("metrics=[]: a comparison needs one column at least, such as metrics=[dice].")
-    _require_one_protocol(results)
+    results, left_out = pool_folds(results)
+    require_one_protocol(results)
+    _require_same_images(results)
     for metric in metrics:
         _require_defined(results, metric)
     variants = by_variant(results)
@@ -152,6 +86,10 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
                 f"{name}: {' and '.join(twice[:2])} have the same seed and would count as two. Leave one of them out."
             )
     reference = reference or next(iter(variants))
+    if reference in (result.run.variant for result in left_out) and reference not in variants:
+        raise ValueError(
+            f"reference={reference!r} lacks folds that others have; finished are\n{finished_folds(left_out)}"
+        )
     if reference not in variants:
         raise ValueError(f"reference={reference!r} is not a variant of this study. Possible: {'; '.join(variants)}.")
     scores = {name: scores_of(found, metrics[0]) for name, found in variants.items()}
@@ -174,7 +112,7 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
         )
         for (name, found), p, p_seeds in zip(variants.items(), adjusted, over, strict=True)
     ]
-    return Table(rows, reference, tuple(metrics), part, len(results[0].rows), results)
+    return Table(rows, reference, tuple(metrics), part, len(results[0].rows), results, left_out)
 
 
 def scores_of(results: Sequence[Result], metric: str) -> Scores:
@@ -200,29 +138,7 @@ def _require_defined(results: Sequence[Result], metric: str) -> None:
             )
 
 
-def _require_one_protocol(results: Sequence[Result]) -> None:
-    """ValueError that says what differs, where runs cannot stand in one table."""
-    protocols: dict[str, list[Result]] = {}
-    for result in results:
-        protocols.setdefault(result.metrics["protocol"]["id"], []).append(result)
-    if len(protocols) > 1:
-        told = [found[0].metrics["protocol"] for found in protocols.values()]
-        keys = [
-            key
-            for key in dict.fromkeys(key for protocol in told for key in protocol)
-            if key not in NOT_COMPARED and any(protocol.get(key) != told[0].get(key) for protocol in told)
-        ]
-        lines = [
-            f"  - {len(found)} run{'s' if len(found) > 1 else ''}, such as {found[0].run.name}: "
-            + (", ".join(f"{key}={_brief(protocol.get(key))}" for key in keys) or "of other image folders")
-            for found, protocol in zip(protocols.values(), told, strict=True)
-        ]
-        raise ValueError(
-            f"these runs were scored under {len(protocols)} different protocols; they differ in "
-            f"{', '.join(keys) or 'where the images lie'}:\n"
-            + "\n".join(lines)
-            + "\nCompare runs of one protocol only."
-        )
+def _require_same_images(results: Sequence[Result]) -> None:
     first = results[0]
     ids = {row["id"] for row in first.rows}
     for other in results[1:]:
@@ -231,8 +147,3 @@ def _require_one_protocol(results: Sequence[Result]) -> None:
                 f"{first.run.name} was scored on {len(ids)} images, {other.run.name} on {len(other.rows)} others. "
                 "Score both on the same images (python -m src.evaluate run=...)."
             )
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."  # hashes, sentences

@@ -53,9 +53,10 @@ def _run(cfg: DictConfig) -> None:
 
 def make_board(folder: Path, entity: str, project: str, metrics: Sequence[str] = ("dice", "iou")) -> "Board":
     """What a study's boards show, read off its runs; ValueError if none was begun."""
-    from src.comparison import compare, read_results
+    from src.comparison import compare
     from src.reporting.boards import Board
     from src.reporting.texts import caption
+    from src.results import read_results
 
     runs = study_runs(folder)
     begun = [RunDir(folder / run.name) for run in runs if (folder / run.name / "config.yaml").is_file()]

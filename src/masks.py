@@ -97,6 +97,19 @@ def read_masks(path: Path, part: str) -> Masks:
     )
 
 
+def joined(parts: Sequence[Masks]) -> Masks:
+    """The masks of several, by id."""
+    every = [(str(id_), part, i) for part in parts for i, id_ in enumerate(part.ids)]
+    every.sort(key=lambda held: held[0])
+    bits = [part.bits[part.starts[i] : part.starts[i + 1]] for _, part, i in every]
+    return Masks(
+        [id_ for id_, _, _ in every],
+        np.array([part.shapes[i] for _, part, i in every]).reshape(-1, 2),
+        np.concatenate(bits or [np.empty(0, np.uint8)]),
+        np.cumsum([0, *map(len, bits)]),
+    )
+
+
 def changes(a: Masks, b: Masks) -> np.ndarray:
     """1 - IoU of each image's two masks (images,); 0 where both are empty. ValueError for masks of other images."""
     if list(a.ids) != list(b.ids) or not np.array_equal(a.shapes, b.shapes):

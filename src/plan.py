@@ -40,7 +40,7 @@ SHOWN = 6  # differences of one variant
 
 @dataclass(frozen=True)
 class Variant:
-    """What runs once for each seed: one row of the plan. `config` is that of its first seed."""
+    """What runs once for each seed and fold: one row of the plan. `config` is that of its first run."""
 
     label: str
     config: dict[str, Any]
@@ -154,14 +154,16 @@ def _plan_grid(combinations: Sequence[dict[str, Any]]) -> dict[Path, dict[str, A
     plans: dict[Path, dict[str, Any]] = {}
     for label, config in zip(labels, configs, strict=True):
         path, cost = Path(config["run_dir"]), variants[label].cost
-        run = StudyRun(path.name, label, config["seed"], cost.params, cost.macs)
+        run = StudyRun(path.name, label, config["seed"], cost.params, cost.macs, config["data"].get("fold"))
         plans.setdefault(path.parent, {"runs": []})["runs"].append(run)
     states = [state_of(folder, run) for folder, plan in plans.items() for run in plan["runs"]]
     left = [0.0 if s.state == "finished" else 1 - s.epochs / s.of if s.of else 1.0 for s in states]
     _print_variants(list(variants.values()), ", ".join(str(folder) for folder in plans))
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(config["seed"] for config in configs))
     twice = len(combinations) - len(configs)
-    print(f"{summary(states)}; {len(variants)} variants, seeds {seeds}", file=sys.stderr)
+    folds = ", ".join(dict.fromkeys(str(state.run.fold) for state in states if state.run.fold is not None))
+    told = f"{len(variants)} variants, seeds {seeds}" + (f", folds {folds}" if folds else "")
+    print(f"{summary(states)}; {told}", file=sys.stderr)
     if twice:
         print(f"{twice} of the {len(combinations)} combinations are the same run as another: run once", file=sys.stderr)
     new = sum(state.state == "missing" for state in states)

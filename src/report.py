@@ -103,11 +103,14 @@ def _run(cfg: DictConfig) -> None:
 def print_status(folder: Path, states: list[RunState]) -> None:
     """One line per run of a study, and what else lies in its folder."""
     table = Table(title=str(folder), title_justify="left")
-    for name in ("variant", "seed", "state", "epochs", "run", "reason"):
+    folds = any(found.run.fold is not None for found in states)
+    for name in ("variant", "seed", *(["fold"] if folds else []), "state", "epochs", "run", "reason"):
         table.add_column(name, overflow="fold")
     for found in states:
         epochs = f"{found.epochs}/{found.of}" if found.of else ""
-        table.add_row(found.run.variant, str(found.run.seed), found.state, epochs, found.run.name, found.reason)
+        fold = ["" if found.run.fold is None else str(found.run.fold)] if folds else []
+        cells = found.run.variant, str(found.run.seed), *fold, found.state, epochs, found.run.name, found.reason
+        table.add_row(*cells)
     console = Console(width=max(140, Console().width))
     console.print(table, markup=False)
     console.print(summary(states))
@@ -125,7 +128,7 @@ def write_report(request: Request) -> "Comparison":
 
     Raises ValueError where runs do not compare, and for unknown metrics, variants and kinds of figures.
     """
-    from src.comparison import compare, read_results
+    from src.comparison import compare
     from src.files import sweep, write_csv, write_text
     from src.progress import progress
     from src.reporting import texts
@@ -135,6 +138,7 @@ def write_report(request: Request) -> "Comparison":
     from src.reporting.panels import make_panels
     from src.reporting.plots import check_format, write_plots
     from src.reporting.published import published_on
+    from src.results import LEFT_OUT, finished_folds, read_results
 
     check_format(request.figures)  # before anything is written
     out, states = request.out, [state_of(request.folder, run) for run in request.runs]
@@ -170,6 +174,8 @@ def write_report(request: Request) -> "Comparison":
         write_plots(panels, gallery, out / "figures", texts.measured_on(table), request.figures)
         bar.update()
     print(texts.markdown(table, latencies))
+    if table.left_out:
+        print(f"\n{LEFT_OUT.format(len(table.left_out))}\n{finished_folds(table.left_out)}")
     if len(results) < len(request.runs):
         left = len(request.runs) - len(results)
         print(f"\n{left} of {len(request.runs)} runs are not finished: status=true shows where they stand.")

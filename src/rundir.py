@@ -51,6 +51,7 @@ LATER = {
     **{"data.fold": None, "data.n_folds": 5, "data.intensity": None, "data.groups": None, "data.mix": 0.0},
     **{"data.augment.distort": 0.0, "data.augment.distort_limit": 0.3},
     **{"data.augment.blur": 0.0, "data.augment.blur_limit": 1.5},
+    "data.split": "generated",  # of the generated images
 }
 MADE_WITH = ("commit", "versions", "machine", "contents")  # of an attempt, in status.json and metrics.json
 DAMAGED = "It was changed or damaged: restore it, or train the run afresh (resume=never keeps this one beside it)."

@@ -21,6 +21,7 @@ PLAN = "plan.json"
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 STATES = ("finished", "running", "interrupted", "failed", "missing")
 NOT_VARYING = ("seed", "hydra", "experiment")  # in a variant's name
+FOLD = "data.fold"  # nor this: the folds of a cross-validation are runs of one variant
 GROUPS = (
     "model",
     "data",
@@ -40,13 +41,20 @@ def is_defining(key: str) -> bool:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study: the name of its directory, what it varies (`variant`), its seed, and what it costs."""
+    """One run of a study: the name of its directory, what it varies (`variant`), its seed, what it costs, and which
+    fold of a cross-validation it is."""
 
     name: str
     variant: str
     seed: int
     params: int
     macs: int
+    fold: int | None = None
+
+    @property
+    def number(self) -> str:
+        """Which of a variant's runs."""
+        return f"seed {self.seed}" + (f", fold {self.fold}" if self.fold is not None else "")
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def directory_runs(patterns: Sequence[str | Path]) -> list[StudyRun]:
             configs[key] = path, config
     labels = config_labels([config for _, config in configs.values()])
     return [
-        StudyRun(str(path), label, config["seed"], 0, 0)
+        StudyRun(str(path), label, config["seed"], 0, 0, config["data"].get("fold"))
         for (path, config), label in zip(configs.values(), labels, strict=True)
     ]
 
@@ -127,7 +135,7 @@ def _is_finished(path: Path) -> bool:
 
 def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A variant's name for each of some runs: the model, the other chosen files that differ, and the settings that
-    differ among runs of the same choices. Runs that differ in the seed alone share one."""
+    differ among runs of the same choices. Runs that differ in seed and fold alone share one."""
     chosen = [
         {group: name for group, name in config["choices"].items() if group in GROUPS and name != "None"}
         for config in configs
@@ -137,7 +145,9 @@ def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         ", ".join([choices["model"], *(f"{key}={choices[key]}" for key in varying if key in choices)])
         for choices in chosen
     ]
-    settings = [flat(defining_but_seed(config)) for config in configs]
+    settings = [
+        {key: value for key, value in flat(defining_but_seed(config)).items() if key != FOLD} for config in configs
+    ]
     alike: dict[str, list[dict[str, Any]]] = {}
     for head, values in zip(heads, settings, strict=True):
         alike.setdefault(head, []).append(values)
@@ -180,7 +190,10 @@ def _begun(folder: Path, search: Mapping[str, Any]) -> list[StudyRun]:
     found = [RunDir(path.parent).config() | {"name": path.parent.name} for path in sorted(folder.glob("*/config.yaml"))]
     trials = [config for config in found if fixed_overrides(config["overrides"], search["free"]) == search["fixed"]]
     labels = variant_labels([config["overrides"] for config in trials])
-    return [StudyRun(config["name"], label, config["seed"], 0, 0) for config, label in zip(trials, labels, strict=True)]
+    return [
+        StudyRun(config["name"], label, config["seed"], 0, 0, config["data"].get("fold"))
+        for config, label in zip(trials, labels, strict=True)
+    ]
 
 
 def fixed_overrides(overrides: Sequence[str], free: Sequence[str]) -> list[str]:
@@ -194,7 +207,7 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def variant_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """What each run of a sweep varies, from its overrides: those that are not the same in all, its seed left out.
+    """What each run of a sweep varies, from its overrides: those that are not the same in all; seed and fold left out.
 
     ["seed=0", "model=emisnet_no_ca", "model.match_params=reference", "data=glas"], ... -> "emisnet_no_ca,
     match_params=reference". Runs that vary in nothing are called "all"; two variants never share a label.
@@ -210,10 +223,12 @@ def variant_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
 
 
 def override_values(overrides: Sequence[Sequence[str]]) -> list[dict[str, str | None]]:
-    """What each run of a sweep varies, but for its seed: the same keys for all, None where one was left alone."""
+    """What each run of a sweep varies, but for seed and fold: the same keys for all, None where one was left alone."""
     values = [_by_key(lines) for lines in overrides]
     keys = dict.fromkeys(key for found in values for key in found if key.split(".")[0] not in NOT_VARYING)
-    varying = [key for key in keys if is_defining(key) and len({found.get(key) for found in values}) > 1]
+    varying = [
+        key for key in keys if is_defining(key) and key != FOLD and len({found.get(key) for found in values}) > 1
+    ]
     varying.sort(key=lambda key: "." in key)  # the choice of a file first
     return [{key: found.get(key) for key in varying} for found in values]
 

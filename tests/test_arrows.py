@@ -57,10 +57,12 @@ ROOMS = {
     "callbacks.py": {"src.files", "src.rundir"},
     "study.py": {"src.files", "src.rundir"},
     "reporting": {
-        *("src.comparison", "src.figures", "src.files", "src.masks", "src.reporting", "src.rundir", "src.scoring"),
-        *("src.statistics", "src.study", "src.subject", "src.loggers", "src.provenance"),
+        *("src.comparison", "src.figures", "src.files", "src.masks", "src.reporting", "src.results", "src.rundir"),
+        *("src.scoring", "src.statistics", "src.study", "src.subject", "src.loggers", "src.provenance"),
     },
-    "reporting/latency.py": {"src.benchmarking", "src.build", "src.comparison", "src.files", "src.provenance"},
+    "reporting/latency.py": {
+        *("src.benchmarking", "src.build", "src.comparison", "src.files", "src.provenance", "src.results"),
+    },
     "benchmarking": {
         *("src.benchmarking", "src.build", "src.losses", "src.models", "src.progress", "src.statistics"),
     },
@@ -88,7 +90,8 @@ ROOMS = {
     "exporting/onnx_file.py": {"src.files"},
     "exporting/int8.py": {"src.exporting.onnx_file"},
     "exporting/card.py": {"src.lineage", "src.rundir", "src.scoring", "src.statistics"},
-    "comparison.py": {"src.rundir", "src.scoring", "src.statistics", "src.study"},
+    "comparison.py": {"src.results", "src.statistics"},
+    "results.py": {"src.data.splits", "src.rundir", "src.scoring", "src.study"},
     "timing.py": {"src.build", "src.losses"},
     "webapp": {
         *("src.data.decode", "src.data.pictures", "src.data.synthetic", "src.figures", "src.inference"),

@@ -12,6 +12,8 @@ from src.benchmarking.engines import TOLERANCE, EngineError, Exports, checked, r
 from src.benchmarking.latencies import _figures, time_setting, time_training
 from src.benchmarking.training import Peak, peaks_apart, training_step
 
+from .nets import model_config
+
 NAME = "small"
 CONFIG = {
     "_target_": "src.models.emisnet.EMISNet",
@@ -97,6 +99,13 @@ def test_memory_is_measured_in_another_process_and_a_failure_told() -> None:
     found, failed = peaks_apart([CONFIG, {**CONFIG, "channels": []}], 128, 4, 1, "cpu")
     assert isinstance(found, Peak) and found.training > found.inference >= 0
     assert isinstance(failed, str) and "Error" in failed
+
+
+def test_no_file_of_weights_is_needed_for_a_time() -> None:
+    config = model_config("unet", "model.encoder_name=tu-resnet18", "model.encoder_weights=elsewhere.safetensors")
+    assert make_contender("unet", config, 64).cost.params > 10_000_000
+    (peak,) = peaks_apart([config], 64, 2, 1, "cpu")
+    assert isinstance(peak, Peak)
 
 
 def test_a_size_that_a_network_cannot_take_is_told() -> None:

@@ -521,7 +521,7 @@ def test_synthetic_folds_test_every_image_once() -> None:
         "n_folds": 3,
         "num_workers": 0,
     }
-    sources = [Synthetic(fold=fold, **settings) for fold in range(3)]
+    sources = [Synthetic(split="kfold", fold=fold, **settings) for fold in range(3)]
     sources[0].setup("fit")
     tested = [id_ for source in sources for id_ in source.parts["test"]]
     assert sorted(tested) == sorted(sources[0].ids_on_disk()) and len(tested) == 12

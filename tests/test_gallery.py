@@ -7,11 +7,12 @@ import pytest
 import yaml
 from matplotlib.path import Path as Outline
 
-from src.comparison import Table, compare, read_results
+from src.comparison import Table, compare
 from src.config import composed
 from src.files import read_csv, write_json, write_text
 from src.masks import FILE, Packed, write_masks
 from src.reporting.gallery import IMAGES, _choose, for_page, make_gallery, outline_path
+from src.results import read_results
 from src.study import StudyRun
 
 SHAPE = (48, 56)  # of the generated images: small masks are whole ones

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from src.benchmarking.rounds import FEWEST, WARM_UP
-from src.comparison import Table, compare, read_results
+from src.comparison import Table, compare
 from src.reporting.latency import Latency, kept_latencies, measure_latencies, time_nets
+from src.results import read_results
 from src.study import StudyRun
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.comparison import Table, compare, read_results
+from src.comparison import Table, compare
 from src.files import read_csv, write_csv, write_text
 from src.reporting.gallery import Gallery, Picture, make_gallery
 from src.reporting.page import render_page
 from src.reporting.panels import make_panels
 from src.reporting.published import published_on
 from src.reporting.texts import run_rows
+from src.results import read_results
 from src.study import RunState, StudyRun, study_states
 
 from .browser import needs_chromium, visit

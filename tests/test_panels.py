@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.comparison import Result, Table, compare, read_results
+from src.comparison import Table, compare
 from src.files import read_csv
 from src.reporting.latency import Latencies, Latency
 from src.reporting.panels import SHOWN, front, make_panels, shown_variants, sweeps
+from src.results import Result, read_results
 from src.study import StudyRun
 
 

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from src.comparison import compare, read_results
+from src.comparison import compare
 from src.config import composed
 from src.files import read_csv, write_csv
 from src.report import Request, print_status, write_report
 from src.reporting.texts import latex, markdown, p_text, run_rows, table_rows
+from src.results import read_results
 from src.study import StudyRun, directory_runs, study_question, study_states, write_plan
 
 from .conftest import REPO, TINY, TINY_MODEL

@@ -118,8 +118,8 @@ class Folder(SegmentationDataModule):
 class Synthetic(SegmentationDataModule):
     """Generated images that look like the task, made in memory: the default, so that nothing needs downloading.
 
-    `kinds` are drawn in turn; `counts` are the images of train, val and test; `native_size` is (H, W). With `fold` all
-    of them are drawn into folds instead.
+    `kinds` are drawn in turn; `counts` are the images of train, val and test; `native_size` is (H, W). With
+    split=kfold all of them are drawn into folds instead.
     """
 
     dataset = "synthetic"
@@ -128,13 +128,17 @@ class Synthetic(SegmentationDataModule):
     def __init__(
         self,
         *,
+        split: str | None = None,
         kinds: Sequence[str] = KINDS,
         counts: Sequence[int] = (240, 60, 60),
         native_size: tuple[int, int] = (160, 192),
         data_seed: int = 0,
         **common: Any,  # the base's arguments, checked there
     ):
-        split = "generated" if common.get("fold") is None else KFOLD
+        if split is None:  # as earlier runs say it
+            split = "generated" if common.get("fold") is None else KFOLD
+        if split not in ("generated", KFOLD):
+            raise ValueError(f"data.split={split}: generated images have no such split. Possible: generated, {KFOLD}.")
         super().__init__(root="(generated)", split=split, **common)
         if wrong := set(kinds) - set(KINDS):
             raise ValueError(f"data.kinds={sorted(wrong)} cannot be generated. Possible: {', '.join(KINDS)}.")

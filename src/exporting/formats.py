@@ -138,7 +138,7 @@ class _Forms:
     def _fixed(self, form: Traced) -> "onnx.ModelProto":
         try:
             return to_onnx(form.program)
-        except Exception as error:
+        except Exception as error:  # the exporter's are of every kind
             raise ValueError(f"{type(self.folded).__name__} cannot be written as ONNX: {short(error)}") from error
 
 

@@ -36,8 +36,8 @@ class Baseline(PaddedNet):
         encoder_weights: None starts from random weights and needs no hub; "imagenet" downloads; for an encoder of
             timm's, a path that ends in .safetensors reads the file that timm's hub has for it (model.safetensors).
         encoder_depth, decoder_channels: of unet and unetplusplus, to make them smaller: 3, 4 or 5 levels, and a width
-            for each, the lowest first. None: 5, and smp's own widths. Fewer than 5 with timm's encoders only: smp's own
-            keep the weights of the levels that they leave out.
+            for each, the lowest first. None: 5, and smp's own widths. Fewer than 5 with most of timm's encoders; those
+            of smp, and some of timm's, keep the weights of the levels that they leave out, and are refused.
 
     Raises:
         ValueError: for an architecture that is not among ARCHITECTURES, an encoder that nobody has, other depths and
@@ -59,7 +59,7 @@ class Baseline(PaddedNet):
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
         _check_encoder(encoder_name)
-        options = _scaled(architecture, encoder_name, encoder_depth, decoder_channels)
+        options = _scaled(architecture, encoder_depth, decoder_channels)
         start: str | bool | None = encoder_weights
         if encoder_weights is not None and encoder_name.startswith(TIMM):
             if encoder_weights != "imagenet":
@@ -76,12 +76,18 @@ class Baseline(PaddedNet):
         )
         if encoder_name.startswith(TIMM):
             _cut(self.net.encoder.model)
+        if encoder_depth in DEPTHS[:-1] and (idle := _idle(self.net, in_channels)):
+            raise ValueError(
+                f"encoder_depth={encoder_depth} of encoder_name={encoder_name}: it keeps the weights of the levels "
+                f"that it leaves out ({len(idle)} tensors, such as {idle[0]}). Use encoder_depth=5, or an encoder that "
+                f"drops them, such as {TIMM}resnet18."
+            )
 
     def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         return self.net(image)  # most of smp's decoders refuse sides that are no multiples of 32
 
 
-def _scaled(architecture: str, encoder: str, depth: int | None, channels: Sequence[int] | None) -> dict[str, Any]:
+def _scaled(architecture: str, depth: int | None, channels: Sequence[int] | None) -> dict[str, Any]:
     """smp's arguments for a network of that depth and those widths; none where neither is given."""
     if depth is None and channels is None:
         return {}
@@ -95,11 +101,6 @@ def _scaled(architecture: str, encoder: str, depth: int | None, channels: Sequen
             f"encoder_depth={depth}, decoder_channels={channels}: needed are 3, 4 or 5 levels and a whole number from "
             f"1 to {MOST_CHANNELS} for each, such as encoder_depth=4 decoder_channels=[64,48,32,16]."
         )
-    if depth < 5 and not encoder.startswith(TIMM):
-        raise ValueError(
-            f"encoder_depth={depth} of encoder_name={encoder}: smp's own encoders keep the weights of the levels that "
-            f"they leave out. Use one of timm's, such as {TIMM}resnet18, or encoder_depth=5."
-        )
     return {"encoder_depth": depth, "decoder_channels": widths}
 
 
@@ -108,6 +109,22 @@ def _cut(encoder: nn.Module) -> None:
     if isinstance(encoder, EfficientNetFeatures | MobileNetV3Features):
         last = max(level["stage"] for level in encoder.feature_info.get_dicts())
         encoder.blocks = encoder.blocks[:last]
+
+
+def _idle(net: nn.Module, in_channels: int) -> list[str]:
+    """The names of the weights that have no say in what `net` computes; none of one that only shapes are asked of."""
+    names, weights = zip(*net.named_parameters(), strict=True)
+    if weights[0].is_meta:
+        return []
+    net.eval()
+    try:
+        logits = net(torch.zeros(1, in_channels, 64, 64))
+    except (AssertionError, RuntimeError, ValueError):  # of those that take images of one size alone
+        return []
+    finally:
+        net.train()
+    gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
+    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
 
 
 def _check_file(encoder_name: str, path: str) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.comparison import Result, Table, higher_is_better, value_of
+from src.comparison import Table, higher_is_better
 from src.figures import jpeg_url, shrink
-from src.masks import FILE, Masks, changes, read_masks, small_mask
+from src.masks import FILE, Masks, changes, joined, read_masks, small_mask
+from src.results import Result, value_of
 from src.rundir import RunDir
 from src.subject import own_source
 
@@ -101,6 +102,13 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
 
 
 def _masks(result: Result, part: str) -> Masks | None:
+    """Those of all its runs; None where those of one are missing."""
+    found = [_masks_of_run(run, part) for run in result.runs]
+    held = [masks for masks in found if masks]
+    return joined(held) if len(held) == len(found) else None
+
+
+def _masks_of_run(result: Result, part: str) -> Masks | None:
     """Those that were written with the rows, or by a later evaluation under the same protocol; None without any that
     can be read and are of these images."""
     protocol, ids = result.metrics["protocol"]["id"], sorted(row["id"] for row in result.rows)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from src.benchmarking.machine import BUSY, load
 from src.benchmarking.rounds import Latency, in_turns, latency_of
-from src.comparison import Result, Table
+from src.comparison import Table
 from src.files import write_json
 from src.provenance import processor
+from src.results import Result
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,6 +21,7 @@ from src.reporting.gallery import Gallery, for_page
 from src.reporting.latency import Latencies
 from src.reporting.published import Published
 from src.reporting.texts import caption, p_text, plus_minus
+from src.results import LEFT_OUT
 from src.study import RunState, summary
 
 HERE = Path(__file__).parent
@@ -95,21 +96,25 @@ def _warnings(table: Table, states: Sequence[RunState]) -> list[str]:
     if table.part == "val":
         told.append("Scored on the val images, which chose checkpoint and threshold: no result on unseen images.")
     if states[0].run.variant not in table.variants:
+        missing = any(result.run.variant == states[0].run.variant for result in table.left_out)
         told.append(
-            f"The first variant, {states[0].run.variant}, has no finished run: differences are to {table.reference}."
+            f"The first variant, {states[0].run.variant}, {'lacks folds' if missing else 'has no finished run'}: "
+            f"differences are to {table.reference}."
         )
-    if left := len(states) - len(table.results):
+    if left := len(states) - len(table.runs) - len(table.left_out):
         told.append(f"{left} of {len(states)} runs are not finished; they are not in the tables and plots of scores.")
+    if table.left_out:
+        told.append(LEFT_OUT.format(len(table.left_out)))
     if single := [row.variant for row in table.rows if row.scores[first].n == 1]:
         told.append(
             f"{len(single)} of {len(table.rows)} variants have one seed: their spread is unknown, and a number without "
             "it is an anecdote."
         )
-    if any(result.metrics["commit"].endswith("+dirty") for result in table.results):
+    if any(result.metrics["commit"].endswith("+dirty") for result in table.runs):
         told.append(
             "Some runs were trained with code that was not committed (+dirty): they cannot be repeated exactly."
         )
-    if len({result.metrics["commit"] for result in table.results}) > 1:
+    if len({result.metrics["commit"] for result in table.runs}) > 1:
         told.append("The runs were trained with different commits of the code; the table of runs shows which.")
     if protocol.get("caveat"):
         told.append(f"{protocol['caveat']}.")
@@ -151,14 +156,19 @@ def _runs_table(
 ) -> dict[str, Any]:
     """Every run: where it lies, and what its scores were made of; or why it has none."""
     finished = {row["run"]: row for row in run_rows}
-    heads = [*RUN_COLUMNS[:4], *metrics, *RUN_COLUMNS[4:], "reason"]
+    folds = ["fold"] if any(found.run.fold is not None for found in states) else []
+    heads = [*RUN_COLUMNS[:2], *folds, *RUN_COLUMNS[2:4], *metrics, *RUN_COLUMNS[4:], "reason"]
     rows = []
     for found in states:
         known: Mapping[str, Any] = finished.get(found.run.name, {})
-        values = {"variant": found.run.variant, "seed": found.run.seed, "state": found.state, "run": found.run.name}
+        run = found.run
+        fold = "" if run.fold is None else run.fold
+        values = {"variant": run.variant, "seed": run.seed, "fold": fold, "state": found.state, "run": run.name}
         cells = []
         for head in heads:
-            value: Any = values.get(head, known.get(head, found.reason if head == "reason" else ""))
+            value: Any = values.get(head, known.get(head, ""))
+            if head == "reason":
+                value = "other folds are missing" if found.state == "finished" and not known else found.reason
             cells.append(Cell(f"{value:.4f}" if isinstance(value, float) else str(value), value))
         rows.append({"cells": cells, "reference": False})
     return {"heads": heads, "rows": rows}

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from src.comparison import Result, Table, higher_is_better, scores_of, value_of
+from src.comparison import Table, higher_is_better, scores_of
 from src.files import read_csv
 from src.reporting.latency import Latencies
+from src.results import Result, value_of
 from src.rundir import flat
 from src.scoring import area_thirds
 from src.statistics import front
@@ -152,19 +153,19 @@ def _floats(text: str) -> bool:
 
 def parallel(table: Table, latencies: Latencies | None) -> dict[str, Any]:
     """One line per run over what was varied, cost and scores; words are numbered, with their names as ticks."""
-    settings = varied_settings(table.results)
+    settings = varied_settings(table.runs)
     keys = list(next(iter(settings.values()))) or ["variant"]
     columns: dict[str, list[Any]] = {
-        key: [settings[r.run.variant].get(key) if key != "variant" else r.run.variant for r in table.results]
+        key: [settings[r.run.variant].get(key) if key != "variant" else r.run.variant for r in table.runs]
         for key in keys
     }
-    columns["parameters (M)"] = [result.metrics["cost"]["params"] / 1e6 for result in table.results]
-    columns["multiply-adds (G)"] = [result.metrics["cost"]["macs"] / 1e9 for result in table.results]
+    columns["parameters (M)"] = [result.metrics["cost"]["params"] / 1e6 for result in table.runs]
+    columns["multiply-adds (G)"] = [result.metrics["cost"]["macs"] / 1e9 for result in table.runs]
     if latencies:
-        columns["latency (ms)"] = [latencies.by_variant[result.run.variant].median for result in table.results]
-    columns["best epoch"] = [result.metrics["best"]["epoch"] + 1 for result in table.results]
+        columns["latency (ms)"] = [latencies.by_variant[result.run.variant].median for result in table.runs]
+    columns["best epoch"] = [result.metrics["best"]["epoch"] + 1 for result in table.runs]
     for metric in reversed(table.metrics):  # the first one last, where its colour is explained
-        columns[f"{table.part} {metric}"] = [result.mean(metric) for result in table.results]
+        columns[f"{table.part} {metric}"] = [result.mean(metric) for result in table.runs]
     dimensions: list[dict[str, Any]] = []
     for name, values in columns.items():
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
@@ -174,7 +175,7 @@ def parallel(table: Table, latencies: Latencies | None) -> dict[str, Any]:
             numbers = [words.index(_word(value)) for value in values]
             dimensions.append({"label": name, "values": numbers, "ticks": words})
     return {
-        "runs": [f"{result.run.variant}, seed {result.run.seed}" for result in table.results],
+        "runs": [f"{result.run.variant}, {result.run.number}" for result in table.runs],
         "dimensions": dimensions,
     }
 
@@ -184,17 +185,17 @@ def _word(value: Any) -> str:
 
 
 def curves(table: Table, shown: Sequence[str]) -> dict[str, Any]:
-    """Per metric and variant the mean of its seeds in each epoch, with the lowest and highest."""
+    """Per metric and variant the mean of its runs (seeds, folds) in each epoch, with the lowest and highest."""
     panels: dict[str, Any] = {}
     for variant in shown:
-        paths = [result.path / "history.csv" for result in table.variants[variant]]
+        paths = [run.path / "history.csv" for result in table.variants[variant] for run in result.runs]
         histories = [read_csv(path) for path in paths if path.is_file()]
         for metric in CURVES:
-            of_seeds = [[float(row[metric]) for row in rows] for rows in histories if rows and metric in rows[0]]
-            if not of_seeds:
+            of_runs = [[float(row[metric]) for row in rows] for rows in histories if rows and metric in rows[0]]
+            if not of_runs:
                 continue
-            longest = max(map(len, of_seeds))
-            epochs = [[values[i] for values in of_seeds if i < len(values)] for i in range(longest)]
+            longest = max(map(len, of_runs))
+            epochs = [[values[i] for values in of_runs if i < len(values)] for i in range(longest)]
             panels.setdefault(metric, {})[variant] = {
                 "mean": _rounded([float(np.mean(values)) for values in epochs]),
                 "low": _rounded([min(values) for values in epochs]),

@@ -29,6 +29,7 @@ def run_rows(table: Table) -> list[dict[str, Any]]:
         {
             "variant": result.run.variant,
             "seed": result.run.seed,
+            **({} if result.run.fold is None else {"fold": result.run.fold}),
             "run": result.run.name,
             "params": result.metrics["cost"]["params"],
             "macs": result.metrics["cost"]["macs"],
@@ -50,7 +51,7 @@ def run_rows(table: Table) -> list[dict[str, Any]]:
             "checkpoint": RunDir(result.path).best.relative_to(result.path).as_posix(),
             "rows_sha256": digest(result.scored_in / "per_image.csv"),
         }
-        for result in table.results
+        for result in table.runs
     ]
 
 
@@ -162,12 +163,15 @@ def measured_on(table: Table) -> str:
 
     def of(group: str, key: str) -> str:
         """A setting of the runs; all its values where they differ."""
-        return " / ".join(dict.fromkeys(str(found.config[group][key]) for found in table.results))
+        return " / ".join(dict.fromkeys(str(found.config[group][key]) for found in table.runs))
 
     seeds = ", ".join(str(seed) for seed in sorted({found.run.seed for found in table.results}))
     leaks = f" (LEAKS: {protocol['leaks']})" if "leaks" in protocol else ""
-    codes = ", ".join(sorted({short_commit(found.metrics["commit"]) for found in table.results}))
+    codes = ", ".join(sorted({short_commit(found.metrics["commit"]) for found in table.runs}))
     chosen = " These images chose checkpoint and threshold: no result on unseen images." if table.part == "val" else ""
+    if table.n_folds > 1:
+        chosen += f" Each image is scored by one of the {table.n_folds} networks of a seed, one for each fold"
+        chosen += "." if table.part == "val" else ": by that which neither trained on it nor was chosen by it."
     return (
         f"{protocol['dataset']}, split {protocol['split']} ({protocol['split_hash'][:12]}), {table.n_images} "
         f"{table.part} images, per-image means at native size, mode {protocol['mode']}{leaks}, "

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from src.cli import ConfigError
-from src.comparison import read_results
 from src.evaluate import evaluate_run
 from src.export import export_run
+from src.results import read_results
 from src.rundir import RunDir
 from src.study import StudyRun
 from src.train import train
