@@ -50,6 +50,19 @@ class Table:
         return [run for result in self.results for run in result.runs]
 
     @property
+    def notes(self) -> list[str]:
+        """What the protocols warn of, each once; with the variants that it is about where it is not about all."""
+        about: dict[str, list[str]] = {}
+        for result in self.results:
+            if note := result.metrics["protocol"].get("caveat"):
+                about.setdefault(note, []).append(result.run.variant)
+        every = set(self.variants)
+        return [
+            note if set(names) == every else f"{', '.join(dict.fromkeys(names))}: {note}"
+            for note, names in about.items()
+        ]
+
+    @property
     def n_folds(self) -> int:
         """Of a cross-validation, else 1."""
         return len(self.results[0].runs)

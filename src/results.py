@@ -16,6 +16,8 @@ from src.study import StudyRun
 
 CHARGED = "_charged"
 NOT_COMPARED = ("id", "threshold_value", "coarse_threshold_value", "device", "root")  # of a protocol
+OF_A_FOLD = ("split", "split_hash", "caveat", "weights", "trained_on", "n_named_like_training_images")
+FULL = {"precision": "float32"}  # of a protocol that does not say
 LEFT_OUT = "{} finished runs are left out: folds that other variants or seeds have are missing beside them."
 
 
@@ -114,7 +116,8 @@ def require_one_protocol(results: Sequence[Result], *, over_folds: bool = False)
     if len(protocols) < 2:
         return
     shown = [
-        _but_for_the_fold(found[0]) if over_folds else found[0].metrics["protocol"] for found in protocols.values()
+        _but_for_the_fold(found[0]) if over_folds else {**FULL, **found[0].metrics["protocol"]}
+        for found in protocols.values()
     ]
     keys = [
         key
@@ -126,19 +129,27 @@ def require_one_protocol(results: Sequence[Result], *, over_folds: bool = False)
         + (", ".join(f"{key}={_brief(protocol.get(key))}" for key in keys) or "of other image folders")
         for found, protocol in zip(protocols.values(), shown, strict=True)
     ]
+    earlier = any(result.run.fold is None and result.config["data"].get("fold") is not None for result in results)
     raise ValueError(
         f"these runs were scored under {len(protocols)} different protocols; they differ in "
-        f"{', '.join(keys) or 'where the images lie'}:\n" + "\n".join(lines) + "\nCompare runs of one protocol only."
+        f"{', '.join(keys) or 'where the images lie'}:\n"
+        + "\n".join(lines)
+        + "\nCompare runs of one protocol only."
+        + (" (Folds that were planned by an earlier version: give their directories, run=[...].)" if earlier else "")
     )
 
 
 def _but_for_the_fold(result: Result) -> dict[str, Any]:
     """What must be the same in all folds of a cross-validation, and of all that are compared."""
-    apart = ("split", "split_hash", "caveat", "n_named_like_training_images", *NOT_COMPARED)
-    protocol = {key: value for key, value in result.metrics["protocol"].items() if key not in apart}
-    images = read_split(result.path / "split.json").parts.values()
+    told = {key: value for key, value in result.metrics["protocol"].items() if key not in (*OF_A_FOLD, *NOT_COMPARED)}
+    file = result.path / "split.json"
+    try:
+        images = read_split(file).parts.values()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror}). It says which images the folds are of.") from error
     return {
-        **protocol,
+        **FULL,
+        **told,
         "data.n_folds": result.config["data"]["n_folds"],
         "all images of the folds": content_hash(sorted(id_ for part in images for id_ in part)),
     }

@@ -148,6 +148,7 @@ def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     settings = [
         {key: value for key, value in flat(defining_but_seed(config)).items() if key != FOLD} for config in configs
     ]
+    wholes = [flat(config) for config in configs]
     alike: dict[str, list[dict[str, Any]]] = {}
     for head, values in zip(heads, settings, strict=True):
         alike.setdefault(head, []).append(values)
@@ -158,9 +159,9 @@ def config_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     }
     return [
         ", ".join(
-            [head, *(f"{key.removeprefix('model.')}={values.get(key, LATER.get(key))}" for key in differing[head])]
+            [head, *(f"{key.removeprefix('model.')}={whole.get(key, LATER.get(key))}" for key in differing[head])]
         )
-        for head, values in zip(heads, settings, strict=True)
+        for head, whole in zip(heads, wholes, strict=True)
     ]
 
 

@@ -83,7 +83,7 @@ def test_the_protocol_is_that_of_all_folds(folds: tuple[Path, list[StudyRun]]) -
     assert len({protocol["id"], *(told["id"] for told in own)}) == 4
     told = caption(table)
     assert "split kfold3 (" in told and "24 test images" in told and "one of the 3 networks of a seed" in told
-    assert "by that which neither trained on it nor was chosen by it" in told
+    assert "by that which itself neither trained on it nor was chosen by it" in told
     results, _ = read_results(*folds, "val")  # the next fold: every image once, too
     told = caption(compare(results, part="val", metrics=["dice"]))
     assert "24 val images" in told and "no result on unseen images" in told and "neither trained" not in told
@@ -213,9 +213,11 @@ def test_folds_of_other_cross_validations_are_refused(folds: tuple[Path, list[St
 
 def test_notes_of_single_folds_are_kept(folds: tuple[Path, list[StudyRun]]) -> None:
     results, part = read_results(*folds)
-    noted = [changed(results[1], caveat="it began with a network that saw some"), *results[2:]]
-    table = compare([results[0], *noted], part=part, metrics=["dice"])
-    assert "Note: it began with a network that saw some." in caption(table)
+    begun = changed(results[4], caveat="it began with a network that saw some")
+    table = compare([*results[:4], begun, results[5]], part=part, metrics=["dice"])
+    assert "Note: wide: it began with a network that saw some." in caption(table)
+    every = [changed(result, caveat="cropped copies") for result in results]
+    assert "Note: cropped copies." in caption(compare(every, part=part, metrics=["dice"]))
 
 
 def test_a_report_of_folds_has_all_runs_pictures_and_curves(folds: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
@@ -246,6 +248,26 @@ def test_a_report_of_folds_has_all_runs_pictures_and_curves(folds: tuple[Path, l
     page = render_page(table, panels, gallery, title="mine", question="", states=states, run_rows=run_rows(table))
     assert "not finished" not in page and "<th" in page and ">fold<" in page.replace("\n", "")
     assert "| narrow | 1 |" in markdown(table)
+
+
+def test_a_fold_without_masks_is_named(folds: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
+    shutil.copytree(folds[0], folder := tmp_path / "study")
+    (folder / "wide-1" / "masks.npz").unlink()
+    results, part = read_results(folder, folds[1])
+    gallery = make_gallery(compare(results, part=part, metrics=["dice"]), list(VARIANTS))
+    assert gallery.missing.startswith("1 runs keep no readable masks of test, such as wide-1") and gallery.pictures
+    (folder / "wide-1" / "split.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"wide-1/split.json cannot be read \(No such file.*which images the folds are of"
+    ):
+        compare(results, part=part, metrics=["dice"])
+
+
+def test_folds_of_an_earlier_plan_are_given_a_way(folds: tuple[Path, list[StudyRun]]) -> None:
+    results, part = read_results(*folds)
+    earlier = [replace(result, run=replace(result.run, fold=None)) for result in results]
+    with pytest.raises(ValueError, match=r"planned by an earlier version: give their directories, run="):
+        compare(earlier, part=part, metrics=["dice"])
 
 
 def test_masks_of_folds_are_joined_by_id(folds: tuple[Path, list[StudyRun]]) -> None:

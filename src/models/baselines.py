@@ -26,6 +26,10 @@ SCALED = ("unet", "unetplusplus")  # those whose depth and widths can be chosen
 DEPTHS = (3, 4, 5)
 MOST_CHANNELS = 512  # of a level: a stranger's config may ask for any number
 TIMM = "tu-"  # before the names of timm's encoders
+KEEPS = (
+    "encoder_depth={} of encoder_name={}: it keeps the weights of the levels that it leaves out. Use encoder_depth=5, "
+    f"or an encoder that drops them, such as {TIMM}resnet18."
+)
 
 
 class Baseline(PaddedNet):
@@ -60,6 +64,9 @@ class Baseline(PaddedNet):
             raise ValueError(f"architecture={architecture!r} is not known. Possible: {', '.join(ARCHITECTURES)}.")
         _check_encoder(encoder_name)
         options = _scaled(architecture, encoder_depth, decoder_channels)
+        smaller = encoder_depth in DEPTHS[:-1]
+        if smaller and not encoder_name.startswith(TIMM):  # before anything is downloaded
+            raise ValueError(KEEPS.format(encoder_depth, encoder_name))
         start: str | bool | None = encoder_weights
         if encoder_weights is not None and encoder_name.startswith(TIMM):
             if encoder_weights != "imagenet":
@@ -76,12 +83,8 @@ class Baseline(PaddedNet):
         )
         if encoder_name.startswith(TIMM):
             _cut(self.net.encoder.model)
-        if encoder_depth in DEPTHS[:-1] and (idle := _idle(self.net, in_channels)):
-            raise ValueError(
-                f"encoder_depth={encoder_depth} of encoder_name={encoder_name}: it keeps the weights of the levels "
-                f"that it leaves out ({len(idle)} tensors, such as {idle[0]}). Use encoder_depth=5, or an encoder that "
-                f"drops them, such as {TIMM}resnet18."
-            )
+        if smaller and _idle(self.net, in_channels):
+            raise ValueError(KEEPS.format(encoder_depth, encoder_name))
 
     def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         return self.net(image)  # most of smp's decoders refuse sides that are no multiples of 32
@@ -114,7 +117,7 @@ def _cut(encoder: nn.Module) -> None:
 def _idle(net: nn.Module, in_channels: int) -> list[str]:
     """The names of the weights that have no say in what `net` computes; none of one that only shapes are asked of."""
     names, weights = zip(*net.named_parameters(), strict=True)
-    if weights[0].is_meta:
+    if weights[0].is_meta or not torch.is_grad_enabled():
         return []
     net.eval()
     try:

@@ -59,14 +59,20 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
     """
     kept: dict[str, list[Result]] = {}
     masks: dict[str, list[Masks]] = {}
+    without: list[Result] = []
     for name in shown:
         for result in table.variants[name]:
-            if found := _masks(result, table.part):
+            found = [(run, _masks(run, table.part)) for run in result.runs]
+            held = [of_run for _, of_run in found if of_run]
+            without += [run for run, of_run in found if not of_run]
+            if len(held) == len(found):
                 kept.setdefault(name, []).append(result)
-                masks.setdefault(name, []).append(found)
-    without = sum(len(table.variants[name]) for name in shown) - sum(map(len, kept.values()))
+                masks.setdefault(name, []).append(joined(held))
     remedy = REMEDY.format(mode=table.results[0].metrics["protocol"]["mode"])
-    missing = f"{without} runs keep no readable masks of {table.part}: {remedy}" if without else ""
+    missing = ""
+    if without:
+        such = without[0].run.name
+        missing = f"{len(without)} runs keep no readable masks of {table.part}, such as {such}: {remedy}"
     if table.reference not in masks:
         return Gallery(missing=f"No pictures of masks: {missing}")
     own_noise = _between_seeds(masks[table.reference])
@@ -102,13 +108,6 @@ def make_gallery(table: Table, shown: Sequence[str]) -> Gallery:
 
 
 def _masks(result: Result, part: str) -> Masks | None:
-    """Those of all its runs; None where those of one are missing."""
-    found = [_masks_of_run(run, part) for run in result.runs]
-    held = [masks for masks in found if masks]
-    return joined(held) if len(held) == len(found) else None
-
-
-def _masks_of_run(result: Result, part: str) -> Masks | None:
     """Those that were written with the rows, or by a later evaluation under the same protocol; None without any that
     can be read and are of these images."""
     protocol, ids = result.metrics["protocol"]["id"], sorted(row["id"] for row in result.rows)

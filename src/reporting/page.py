@@ -116,8 +116,7 @@ def _warnings(table: Table, states: Sequence[RunState]) -> list[str]:
         )
     if len({result.metrics["commit"] for result in table.runs}) > 1:
         told.append("The runs were trained with different commits of the code; the table of runs shows which.")
-    if protocol.get("caveat"):
-        told.append(f"{protocol['caveat']}.")
+    told += [f"{note}." for note in table.notes]
     return told
 
 

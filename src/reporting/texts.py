@@ -171,13 +171,13 @@ def measured_on(table: Table) -> str:
     chosen = " These images chose checkpoint and threshold: no result on unseen images." if table.part == "val" else ""
     if table.n_folds > 1:
         chosen += f" Each image is scored by one of the {table.n_folds} networks of a seed, one for each fold"
-        chosen += "." if table.part == "val" else ": by that which neither trained on it nor was chosen by it."
+        chosen += "." if table.part == "val" else ": by that which itself neither trained on it nor was chosen by it."
     return (
         f"{protocol['dataset']}, split {protocol['split']} ({protocol['split_hash'][:12]}), {table.n_images} "
         f"{table.part} images, per-image means at native size, mode {protocol['mode']}{leaks}, "
         f"protocol {protocol['id']}; mean ± std over seeds {seeds}.{chosen} "
         f"Trained at {of('data', 'size')} px, {of('trainer', 'max_epochs')} epochs, batch {of('data', 'batch_size')}; "
-        f"code {codes}." + (f" Note: {protocol['caveat']}." if protocol.get("caveat") else "")
+        f"code {codes}." + "".join(f" Note: {note}." for note in table.notes)
     )
 
 
