@@ -99,11 +99,11 @@ def compare(results: Sequence[Result], *, part: str, metrics: Sequence[str], ref
                 f"{name}: {' and '.join(twice[:2])} have the same seed and would count as two. Leave one of them out."
             )
     reference = reference or next(iter(variants))
-    if reference in (result.run.variant for result in left_out) and reference not in variants:
-        raise ValueError(
-            f"reference={reference!r} lacks folds that others have; finished are\n{finished_folds(left_out)}"
-        )
     if reference not in variants:
+        if reference in by_variant(left_out):
+            raise ValueError(
+                f"reference={reference!r} lacks folds that others have; finished are\n{finished_folds(left_out)}"
+            )
         raise ValueError(f"reference={reference!r} is not a variant of this study. Possible: {'; '.join(variants)}.")
     scores = {name: scores_of(found, metrics[0]) for name, found in variants.items()}
     differences = {

@@ -86,25 +86,28 @@ def read_masks(path: Path, part: str) -> Masks:
     except (OSError, KeyError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no masks ({type(error).__name__}: {error}).") from error
     ends = lengths.cumsum()
-    wanted = [int(i) for i in np.flatnonzero(parts == part)]
-    wanted.sort(key=lambda i: ids[i])
-    chosen = [bits[ends[i] - lengths[i] : ends[i]] for i in wanted]
-    return Masks(
-        [str(ids[i]) for i in wanted],
-        shapes[wanted],
-        np.concatenate(chosen or [np.empty(0, np.uint8)]),
-        np.concatenate([[0], lengths[wanted].cumsum()]).astype(int),
-    )
+    wanted = np.flatnonzero(parts == part)
+    return _by_id([(str(ids[i]), shapes[i], bits[ends[i] - lengths[i] : ends[i]]) for i in wanted])
 
 
 def joined(parts: Sequence[Masks]) -> Masks:
     """The masks of several, by id."""
-    every = [(str(id_), part, i) for part in parts for i, id_ in enumerate(part.ids)]
-    every.sort(key=lambda held: held[0])
-    bits = [part.bits[part.starts[i] : part.starts[i + 1]] for _, part, i in every]
+    return _by_id(
+        [
+            (id_, part.shapes[i], part.bits[part.starts[i] : part.starts[i + 1]])
+            for part in parts
+            for i, id_ in enumerate(part.ids)
+        ]
+    )
+
+
+def _by_id(masks: list[tuple[str, np.ndarray, np.ndarray]]) -> Masks:
+    """Of id, shape and bits of each."""
+    masks = sorted(masks, key=lambda mask: mask[0])
+    bits = [packed for _, _, packed in masks]
     return Masks(
-        [id_ for id_, _, _ in every],
-        np.array([part.shapes[i] for _, part, i in every]).reshape(-1, 2),
+        [id_ for id_, _, _ in masks],
+        np.array([shape for _, shape, _ in masks], dtype=np.int32).reshape(-1, 2),
         np.concatenate(bits or [np.empty(0, np.uint8)]),
         np.cumsum([0, *map(len, bits)]),
     )

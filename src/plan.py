@@ -154,7 +154,7 @@ def _plan_grid(combinations: Sequence[dict[str, Any]]) -> dict[Path, dict[str, A
     plans: dict[Path, dict[str, Any]] = {}
     for label, config in zip(labels, configs, strict=True):
         path, cost = Path(config["run_dir"]), variants[label].cost
-        run = StudyRun(path.name, label, config["seed"], cost.params, cost.macs, config["data"].get("fold"))
+        run = StudyRun.of(config, path.name, label, cost.params, cost.macs)
         plans.setdefault(path.parent, {"runs": []})["runs"].append(run)
     states = [state_of(folder, run) for folder, plan in plans.items() for run in plan["runs"]]
     left = [0.0 if s.state == "finished" else 1 - s.epochs / s.of if s.of else 1.0 for s in states]

@@ -1,7 +1,7 @@
 """What finished runs say: their rows, one per image, and those of the folds of a cross-validation as one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -48,10 +48,19 @@ class Result:
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
-    variants: dict[str, list[Result]] = {}
+    return _grouped(results, lambda result: result.run.variant)
+
+
+def _grouped(results: Sequence[Result], name: Callable[[Result], str]) -> dict[str, list[Result]]:
+    groups: dict[str, list[Result]] = {}
     for result in results:
-        variants.setdefault(result.run.variant, []).append(result)
-    return variants
+        groups.setdefault(name(result), []).append(result)
+    return groups
+
+
+def _by_seed(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The folds of each variant and seed."""
+    return _grouped(results, lambda result: f"{result.run.variant}, seed {result.run.seed}")
 
 
 def value_of(row: Mapping[str, Any], metric: str) -> float:
@@ -109,16 +118,15 @@ def _metrics(run: Path, mode: str) -> dict[str, Any]:
 def require_one_protocol(results: Sequence[Result], *, over_folds: bool = False) -> None:
     """ValueError that says what differs, where runs cannot stand in one table; `over_folds`, but for their folds."""
     protocols: dict[str, list[Result]] = {}
+    shown: list[dict[str, Any]] = []  # of the first run of each
     for result in results:
-        told = result.metrics["protocol"]
-        key = protocol_id(_but_for_the_fold(result)) if over_folds else told["id"]
+        told = _but_for_the_fold(result) if over_folds else {**FULL, **result.metrics["protocol"]}
+        key = protocol_id(told) if over_folds else told["id"]
+        if key not in protocols:
+            shown.append(told)
         protocols.setdefault(key, []).append(result)
     if len(protocols) < 2:
         return
-    shown = [
-        _but_for_the_fold(found[0]) if over_folds else {**FULL, **found[0].metrics["protocol"]}
-        for found in protocols.values()
-    ]
     keys = [
         key
         for key in dict.fromkeys(key for protocol in shown for key in protocol)
@@ -170,12 +178,14 @@ def pool_folds(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
     if len({result.run.fold for result in results}) < 2 or any(result.run.fold is None for result in results):
         return list(results), []  # runs with a fold beside runs without one differ in their split, which is told of
     require_one_protocol(results, over_folds=True)
-    groups: dict[tuple[str, int], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.run.variant, result.run.seed), []).append(result)
     wanted = {result.run.fold for result in results}
-    whole = [found for found in groups.values() if {result.run.fold for result in found} == wanted]
-    left = [result for found in groups.values() if found not in whole for result in found]
+    whole: list[list[Result]] = []
+    left: list[Result] = []
+    for found in _by_seed(results).values():
+        if {result.run.fold for result in found} == wanted:
+            whole.append(found)
+        else:
+            left += found
     if not whole:
         raise ValueError(
             f"no variant and seed is finished in all of the folds {_numbers(results)} that were begun:\n"
@@ -186,10 +196,7 @@ def pool_folds(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
 
 def finished_folds(results: Sequence[Result]) -> str:
     """A line for each variant and seed, with its folds."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(f"{result.run.variant}, seed {result.run.seed}", []).append(result)
-    return "\n".join(f"  - {name}: folds {_numbers(found)}" for name, found in groups.items())
+    return "\n".join(f"  - {name}: folds {_numbers(found)}" for name, found in _by_seed(results).items())
 
 
 def _fold(result: Result) -> int:

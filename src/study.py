@@ -20,8 +20,8 @@ from src.rundir import LATER, NOT_DEFINING, RunDir, defining_but_seed, flat, run
 PLAN = "plan.json"
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 STATES = ("finished", "running", "interrupted", "failed", "missing")
-NOT_VARYING = ("seed", "hydra", "experiment")  # in a variant's name
-FOLD = "data.fold"  # nor this: the folds of a cross-validation are runs of one variant
+FOLD = "data.fold"  # the folds of a cross-validation are runs of one variant, as its seeds are
+NOT_VARYING = ("seed", FOLD, "hydra", "experiment")  # in a variant's name: keys, and groups with all their keys
 GROUPS = (
     "model",
     "data",
@@ -50,6 +50,11 @@ class StudyRun:
     params: int
     macs: int
     fold: int | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], name: str, variant: str, params: int = 0, macs: int = 0) -> "StudyRun":
+        """That of a complete config."""
+        return cls(name, variant, config["seed"], params, macs, config["data"].get("fold"))
 
     @property
     def number(self) -> str:
@@ -124,8 +129,7 @@ def directory_runs(patterns: Sequence[str | Path]) -> list[StudyRun]:
             configs[key] = path, config
     labels = config_labels([config for _, config in configs.values()])
     return [
-        StudyRun(str(path), label, config["seed"], 0, 0, config["data"].get("fold"))
-        for (path, config), label in zip(configs.values(), labels, strict=True)
+        StudyRun.of(config, str(path), label) for (path, config), label in zip(configs.values(), labels, strict=True)
     ]
 
 
@@ -191,10 +195,7 @@ def _begun(folder: Path, search: Mapping[str, Any]) -> list[StudyRun]:
     found = [RunDir(path.parent).config() | {"name": path.parent.name} for path in sorted(folder.glob("*/config.yaml"))]
     trials = [config for config in found if fixed_overrides(config["overrides"], search["free"]) == search["fixed"]]
     labels = variant_labels([config["overrides"] for config in trials])
-    return [
-        StudyRun(config["name"], label, config["seed"], 0, 0, config["data"].get("fold"))
-        for config, label in zip(trials, labels, strict=True)
-    ]
+    return [StudyRun.of(config, config["name"], label) for config, label in zip(trials, labels, strict=True)]
 
 
 def fixed_overrides(overrides: Sequence[str], free: Sequence[str]) -> list[str]:
@@ -226,10 +227,10 @@ def variant_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
 def override_values(overrides: Sequence[Sequence[str]]) -> list[dict[str, str | None]]:
     """What each run of a sweep varies, but for seed and fold: the same keys for all, None where one was left alone."""
     values = [_by_key(lines) for lines in overrides]
-    keys = dict.fromkeys(key for found in values for key in found if key.split(".")[0] not in NOT_VARYING)
-    varying = [
-        key for key in keys if is_defining(key) and key != FOLD and len({found.get(key) for found in values}) > 1
-    ]
+    keys = dict.fromkeys(
+        key for found in values for key in found if not {key, key.split(".")[0]}.intersection(NOT_VARYING)
+    )
+    varying = [key for key in keys if is_defining(key) and len({found.get(key) for found in values}) > 1]
     varying.sort(key=lambda key: "." in key)  # the choice of a file first
     return [{key: found.get(key) for key in varying} for found in values]
 

@@ -52,7 +52,7 @@ def traced(net: nn.Module, size: Sequence[int], *, dynamic: bool) -> Traced:
     try:
         with quiet_exporters(), torch.no_grad():
             program = torch.export.export(net, (image,), strict=False)
-    except Exception as error:  # as above
+    except Exception as error:  # likewise: the tracer's are of every kind
         raise ValueError(f"{type(net).__name__} cannot be traced, so it cannot be exported: {short(error)}") from error
     return Traced(_anonymous(program), f"one image of {size[0]}x{size[1]}", note)
 

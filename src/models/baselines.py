@@ -81,10 +81,10 @@ class Baseline(PaddedNet):
             classes=num_classes,
             **options,
         )
-        if encoder_name.startswith(TIMM):
+        if smaller:
             _cut(self.net.encoder.model)
-        if smaller and _idle(self.net, in_channels):
-            raise ValueError(KEEPS.format(encoder_depth, encoder_name))
+            if _has_idle(self.net, in_channels):
+                raise ValueError(KEEPS.format(encoder_depth, encoder_name))
 
     def segment(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         return self.net(image)  # most of smp's decoders refuse sides that are no multiples of 32
@@ -114,20 +114,19 @@ def _cut(encoder: nn.Module) -> None:
         encoder.blocks = encoder.blocks[:last]
 
 
-def _idle(net: nn.Module, in_channels: int) -> list[str]:
-    """The names of the weights that have no say in what `net` computes; none of one that only shapes are asked of."""
-    names, weights = zip(*net.named_parameters(), strict=True)
+def _has_idle(net: nn.Module, in_channels: int) -> bool:
+    """Whether some weights have no say in what `net` computes; False where only shapes are asked of it."""
+    weights = list(net.parameters())
     if weights[0].is_meta or not torch.is_grad_enabled():
-        return []
+        return False
     net.eval()
     try:
         logits = net(torch.zeros(1, in_channels, 64, 64))
     except (AssertionError, RuntimeError, ValueError):  # of those that take images of one size alone
-        return []
+        return False
     finally:
         net.train()
-    gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
-    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+    return any(found is None for found in torch.autograd.grad(logits.sum(), weights, allow_unused=True))
 
 
 def _check_file(encoder_name: str, path: str) -> None:

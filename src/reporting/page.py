@@ -162,12 +162,12 @@ def _runs_table(
         known: Mapping[str, Any] = finished.get(found.run.name, {})
         run = found.run
         fold = "" if run.fold is None else run.fold
+        reason = "other folds are missing" if found.state == "finished" and not known else found.reason
         values = {"variant": run.variant, "seed": run.seed, "fold": fold, "state": found.state, "run": run.name}
+        values["reason"] = reason
         cells = []
         for head in heads:
             value: Any = values.get(head, known.get(head, ""))
-            if head == "reason":
-                value = "other folds are missing" if found.state == "finished" and not known else found.reason
             cells.append(Cell(f"{value:.4f}" if isinstance(value, float) else str(value), value))
         rows.append({"cells": cells, "reference": False})
     return {"heads": heads, "rows": rows}
