@@ -5,11 +5,11 @@ BIN     = $(VENV)/bin
 # Without bytecode a process pays up to 20 s of imports where PYTHONDONTWRITEBYTECODE is set, hence --compile-bytecode.
 STAMP   = $(VENV)/.installed
 
-.PHONY: help env train test lint lock audit clean
+.PHONY: help env train test test-all lint lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 env: $(STAMP) ## make the environment in .venv (about 6 GB: torch brings its CUDA libraries)
 
@@ -28,7 +28,10 @@ lint: env ## formatting, lint rules and types
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy
 
-test: lint ## environment, lint, types and the test suite (set EMISNET_DATA to run the real-data tests)
+test: lint ## environment, lint, types and the quick tests (set EMISNET_DATA to run the real-data tests)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: lint ## the same with the tests that take long: before a release, and after changes of what they look at
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lock: ## renew requirements.lock from pyproject.toml

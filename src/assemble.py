@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from torch import nn
 
 from src import loggers
-from src.build import build_net, unstarted
+from src.build import build_net
 from src.callbacks import AtomicCheckpointIO, EpochLines, GracefulStop, History, StepSeed
 from src.data.datamodule import SegmentationDataModule
 from src.distillation import Teacher
@@ -31,7 +31,7 @@ from src.weights import start_from
 def make_net(config: dict[str, Any], source: SegmentationDataModule, *, started: bool = True) -> tuple[nn.Module, Cost]:
     """`started=False`: all weights will come from a checkpoint, or from rank 0."""
     seed_everything(config["seed"], workers=True, verbose=False)
-    net = build_net(config["model"] if started else unstarted(config["model"]))
+    net = build_net(config["model"], started=started)
     if net.num_classes != 1:
         raise ValueError(f"model.num_classes={net.num_classes}: the datasets here are binary. Use 1.")
     if net.in_channels != len(source.mean):
@@ -108,7 +108,7 @@ def make_trainer(
         plugins.append(SLURMEnvironment(auto_requeue=False))
     # `deterministic` would have every new tensor filled with NaN, lest memory that nobody wrote be read. No network
     # here reads any (a test compares their gradients), and a quarter of a training step on the CPU went into it.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # not in its stub
     return instantiate(
         trainer,
         **several,

@@ -47,27 +47,27 @@ def _solved(model: str, size: int, reference_arguments: str) -> str:
                     "arguments that differ from it, as in conf/experiment/ablation_modules.yaml."
                 )
             with torch.device("meta"):
-                cost = measure_cost(build_net(config | reference, quiet=True), shape)
+                cost = measure_cost(build_net(config | reference, started=False, quiet=True), shape)
             params, macs = (None, cost.macs) if params is None else (cost.params, None)
         solved = match_macs(build, int(macs), shape) if params is None else match_params(build, int(params))
         config["channels"] = list(solved)
     return json.dumps(config | {"match_params": None, "match_macs": None} if budgets else config)
 
 
-def build_net(model: Mapping[str, Any], *, quiet: bool = False) -> nn.Module:
-    """The network of a solved model config, with fresh weights; `quiet` for one that was announced before."""
+def build_net(model: Mapping[str, Any], *, started: bool = True, quiet: bool = False) -> nn.Module:
+    """The network of a solved model config, with fresh weights; `quiet` for one that was announced before.
+
+    `started=False`: all weights will come from elsewhere, or do not matter, so no encoder's are downloaded or read.
+    """
     config = {key: value for key, value in model.items() if key not in ("match_params", "match_macs")}
+    if not started and "encoder_weights" in config:
+        config["encoder_weights"] = None
     with warnings.catch_warnings():
         if quiet:
             warnings.simplefilter("ignore")
         net = instantiate(config)
     assert isinstance(net, nn.Module)
     return net
-
-
-def unstarted(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A network whose weights all come from elsewhere, or do not matter: nothing is downloaded or read for it."""
-    return {**model, "encoder_weights": None} if "encoder_weights" in model else dict(model)
 
 
 def weights_file(model: Mapping[str, Any]) -> str | None:
@@ -77,13 +77,14 @@ def weights_file(model: Mapping[str, Any]) -> str | None:
 
 
 def build_within(model: Mapping[str, Any], most_bytes: int, whose: str) -> nn.Module:
-    """`build_net`, quiet, once it is known that its parameters take no more than `most_bytes`: a stranger's config may
-    ask for more than there is memory. ValueError says so, or why it cannot be built; `whose` names it there."""
+    """`build_net`, not started and quiet, once it is known that its parameters take no more than `most_bytes`: a
+    stranger's config may ask for more than there is memory. ValueError says so, or why it cannot be built; `whose`
+    names it there."""
     try:
         needed = sum(parameter.numel() * parameter.element_size() for parameter in _shapes(model).parameters())
         if needed > most_bytes:
             raise ValueError(f"its config asks for {needed / 1e6:,.1f} MB of parameters, the file has less")
-        return build_net(model, quiet=True)
+        return build_net(model, started=False, quiet=True)
     except (ValueError, RuntimeError, OverflowError, MemoryError, InstantiationException) as error:
         raise ValueError(f"the network of {whose} cannot be built: {error}.") from error
 
@@ -93,13 +94,13 @@ def _shapes(model: Mapping[str, Any]) -> nn.Module:
     that are called mit_b0 to mit_b5 (below 200 M parameters with the widest decoder)."""
     try:
         with torch.device("meta"):
-            return build_net(model, quiet=True)
+            return build_net(model, started=False, quiet=True)
     except (RuntimeError, InstantiationException) as error:
         if "on meta tensors" not in str(error):
             raise
         if max(model.get("num_classes", 1), model.get("in_channels", 1)) > MOST_PLANES:
             raise ValueError(f"num_classes and in_channels are at most {MOST_PLANES} here") from error
-        return build_net(model, quiet=True)
+        return build_net(model, started=False, quiet=True)
 
 
 def pin_threads(threads: int | None, *, processes: int = 1) -> int:

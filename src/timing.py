@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from src.build import build_net, unstarted
+from src.build import build_net
 from src.losses import DeepSupervision
 
 TIMED_FOR = 0.5  # s of steps, after one to warm up
@@ -32,7 +32,7 @@ def seconds_per_run(config: Mapping[str, Any]) -> float:
 
     Raises ValueError where its data cannot be had.
     """
-    net = build_net(unstarted(config["model"]), quiet=True)
+    net = build_net(config["model"], started=False, quiet=True)
     source = instantiate({**config["data"], "download": False})
     if not config["data"].get("download"):
         for part in ("train", "val"):

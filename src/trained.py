@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from src.bounds import check_bounds
-from src.build import build_within, unstarted
+from src.build import build_within
 from src.files import read_csv
 from src.inference import SMALLEST, Segmenter, best_device
 from src.onnx_net import OnnxNet
@@ -113,7 +113,7 @@ def open_trained(source: str | Path) -> Trained:
             f"{run.path / 'config.yaml'} has no whole model and data ({error}): it is no run's."
         ) from error
     check_part(model, "model", nn.Module, run.path / "config.yaml", ours=run.is_bundle or weights.suffix != ".ckpt")
-    net = read_weights(weights, build_within(unstarted(model), SPARE + 2 * weights.stat().st_size, str(weights)))
+    net = read_weights(weights, build_within(model, SPARE + 2 * weights.stat().st_size, str(weights)))
     is_best = weights.resolve() == run.weights.resolve()
     return Trained(
         name=Path(os.path.abspath(run.path)).name,  # of run=., too

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 QUIET = ("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update")
 ARGUMENTS = ("--no-sandbox", *QUIET, "--disable-sync", "--enable-unsafe-swiftshader")  # the last: WebGL without a GPU
 OWN = ("file:", "data:", "blob:", "about:", "http://127.0.0.1", "ws://127.0.0.1", "http://localhost")
+
+
+WAIT = 60_000  # ms: some machines take ten times as long
+expect.set_options(timeout=WAIT)
 
 
 @dataclass
@@ -36,6 +40,7 @@ def visit(url: str, *, width: int = 1280, dark: bool = False, offline: bool = Fa
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", offline=offline
         )
+        context.set_default_timeout(WAIT)
         page = context.new_page()
         found = Visit(page)
 

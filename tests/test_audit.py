@@ -1,16 +1,13 @@
 """The audit of a dataset: what spoils a score is named and gives exit code 1, a bad file does not end it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.audit import Audit, examine, write_audit
+from src.audit import Audit, examine, main, write_audit
 from src.audit_print import print_audit
 from src.data.datasets import Folder, GlaS, Synthetic
 from src.data.findings import Finding, leak_findings, look_findings, singular, tally
@@ -18,7 +15,7 @@ from src.data.leaks import Leak
 from src.data.survey import Look
 from src.files import read_csv
 
-from .conftest import REPO
+from .conftest import Call
 from .layouts import scene, write_folder, write_glas
 
 KINDS = "masks of several kinds"
@@ -55,12 +52,6 @@ def write_and_read(audit: Audit, folder: Path) -> str:
     return (folder / "audit.html").read_text()
 
 
-def run(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "src.audit", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-
-
 def flat(text: str) -> str:
     """Without the line ends of the console."""
     return " ".join(text.split())
@@ -76,9 +67,9 @@ def glas(root: Path, **patient_of: str) -> GlaS:
     return GlaS(root=str(root))
 
 
-def test_clean_data_ends_with_0_and_is_described(tmp_path: Path) -> None:
+def test_clean_data_ends_with_0_and_is_described(tmp_path: Path, call: Call) -> None:
     folder(tmp_path / "mine")
-    ended = run("data=folder", f"data.root={tmp_path / 'mine'}", f"out={tmp_path / 'out'}")
+    ended = call(main, "data=folder", f"data.root={tmp_path / 'mine'}", f"out={tmp_path / 'out'}")
     assert ended.returncode == 0, ended.stderr
     assert "leak" not in ended.stdout and "train" in ended.stdout
     rows = read_csv(tmp_path / "out" / "audit.csv")
@@ -90,7 +81,7 @@ def test_clean_data_ends_with_0_and_is_described(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")  # nothing is fetched
 
 
-def test_a_leak_and_the_other_dataset_end_with_1(tmp_path: Path) -> None:
+def test_a_leak_and_the_other_dataset_end_with_1(tmp_path: Path, call: Call) -> None:
     source = folder(tmp_path / "mine")
     train, test = across(source)
     brighter = np.clip(scene(IDS.index(train)) * 0.8 + 40, 0, 255).astype(np.uint8)
@@ -99,7 +90,7 @@ def test_a_leak_and_the_other_dataset_end_with_1(tmp_path: Path) -> None:
     path_of(source, "p00").write_bytes(path_of(other, "p02").read_bytes())
     path_of(other, "p03").write_bytes(b"no picture")
     place = f"data.root={source.root}", f"against.root={other.root}", f"out={tmp_path / 'out'}"
-    ended = run("data=folder", "against=folder", *place)
+    ended = call(main, "data=folder", "against=folder", *place)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
     printed = flat(ended.stdout)
     assert f"leak: {train} (train) and {test} (test): near-duplicates in train and test" in printed
@@ -122,12 +113,15 @@ def test_nothing_in_common_is_said_too(tmp_path: Path) -> None:
     assert report["against"] == {"name": "theirs", "root": str(other.root), **counts}
 
 
-def test_configs_splits_and_others_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_configs_splits_and_others_have_folders_of_their_own(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = folder(tmp_path / "mine")
     (tmp_path / "conf" / "data").mkdir(parents=True)
     (tmp_path / "conf" / "data" / "my_polyps.yaml").write_text(f"defaults: [folder, _self_]\nroot: {source.root}\n")
     chosen = f"--config-dir={tmp_path / 'conf'}", "data=my_polyps", "data.split=kfold", "data.fold=1"
-    ended = run(*chosen, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ended = call(main, *chosen)
     assert ended.returncode == 0, ended.stderr
     page = (tmp_path / "audits" / "my_polyps-kfold5-1" / "audit.html").read_text()
     assert "<h1>Audit of my_polyps</h1>" in page and "my_polyps, split kfold5-1" in ended.stdout
@@ -155,8 +149,8 @@ def test_deep_images_are_read_with_the_range_of_their_source(tmp_path: Path) -> 
     assert "data:image/jpeg" in write_and_read(audit, tmp_path / "out")
 
 
-def test_without_data_it_says_so() -> None:
-    ended = run()
+def test_without_data_it_says_so(call: Call) -> None:
+    ended = call(main)
     assert ended.returncode == 2 and "data=" in ended.stderr and "Traceback" not in ended.stderr
     with pytest.raises(ValueError, match="no files to audit"):
         examine(Synthetic())

@@ -1,21 +1,19 @@
 """The benchmark end to end on tiny networks, and what it answers to mistakes. No assertion is about a time."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from src.benchmark import benchmark
+from src.benchmark import benchmark, main
 from src.benchmarking import machine
 from src.benchmarking.engines import TOLERANCE
 from src.benchmarking.request import Request, display_name, make_request, model_config
 from src.files import read_csv
 
-from .conftest import REPO
+from .conftest import REPO, Call
 
 NARROW = "emisnet channels=[4,4,8] encoder_depths=[1,1,1] decoder_depths=[1,1] icm_levels=[2]"
 RELU = f"{NARROW} model.act=relu"
@@ -133,9 +131,8 @@ def test_mistakes_are_answered(changes: dict[str, Any], message: str, tmp_path: 
         request_of(tmp_path, **changes)
 
 
-def test_a_mistake_ends_with_exit_code_2() -> None:
-    command = [sys.executable, "-m", "src.benchmark", "models=[emisnet,unett]"]
-    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+def test_a_mistake_ends_with_exit_code_2(call: Call) -> None:
+    ended = call(main, "models=[emisnet,unett]")
     assert ended.returncode == 2 and "Did you mean unet" in ended.stderr and "Traceback" not in ended.stderr
 
 

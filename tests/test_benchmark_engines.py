@@ -12,6 +12,7 @@ from src.benchmarking.engines import TOLERANCE, EngineError, Exports, checked, r
 from src.benchmarking.latencies import _figures, time_setting, time_training
 from src.benchmarking.training import Peak, peaks_apart, training_step
 
+from .conftest import quick
 from .nets import model_config
 
 NAME = "small"
@@ -26,7 +27,7 @@ CONFIG = {
 }
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime_unfused", "openvino"])
+@pytest.mark.parametrize("engine", quick(["onnxruntime", "onnxruntime_unfused", "openvino"], ["onnxruntime"]))
 def test_engines_agree_with_eager(engine: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip(engine.removesuffix("_unfused"))

@@ -72,6 +72,7 @@ def optimised(net: nn.Module, folder: Path) -> collections.Counter:
     return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
+@pytest.mark.slow
 def test_in_onnx_runtime_maps_stay_in_blocks(tmp_path: Path) -> None:
     overrides = ["model.stem_stride=2", "model.act=relu"]
     fused = fuse(build("emisnet_tiny", *overrides))

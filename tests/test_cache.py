@@ -24,7 +24,7 @@ from src.data.datasets import Folder
 from src.data.samples import SampleDataset
 from src.data.stores import main
 
-from .conftest import REPO
+from .conftest import PATIENCE, REPO
 from .layouts import example_pairs, write_folder
 
 IDS = [f"img_{number:02d}" for number in range(12)]
@@ -272,7 +272,7 @@ def builder(root: Path, cache: Path) -> subprocess.Popen:
 
 def test_two_processes_at_once_build_one_store(images: Path, tmp_path: Path) -> None:
     processes = [builder(images, tmp_path / "cache") for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert sum(out.count("at work") for out, _ in said) == len(IDS)  # the other one waited, and read
     assert all(f"done {len(IDS)}" in out for out, _ in said)

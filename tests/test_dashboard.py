@@ -4,8 +4,7 @@ There is no W&B server here: specifications are read offline, and the check talk
 """
 
 import json
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +16,43 @@ import wandb
 import yaml
 
 from src.config import ConfigError
-from src.dashboard import make_board, missing_online
+from src.dashboard import main, make_board, missing_online
 from src.files import read_csv
 from src.reporting.boards import specification
 from src.rundir import RunDir
 from src.study import StudyRun, write_plan
 from src.train import train
 
-from .conftest import REPO
+from .conftest import Call
 from .wandb_files import private_wandb, read, run_files, summary
 
 __all__ = ["private_wandb"]
 STUDY = "sweep-synthetic"
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture
-def logged(tiny: Callable[..., dict[str, Any]], private_wandb: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a study with one run that was logged offline; of a second one only the plan is there."""
+def logged(
+    runs: Path, tiny: Callable[..., dict[str, Any]], private_wandb: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The folder of a study with one run that was logged offline; of a second one only the plan is there. The first
+    test makes it for all."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    config = tiny("logger=wandb", f"study={STUDY}", "tags=[mine]", "test=true")
+    if (made := runs / STUDY / "other-seed0" / "config.yaml").is_file():
+        return runs / STUDY
+    config = tiny("logger=wandb", f"study={STUDY}", "tags=[mine]", "test=true", f"runs={runs}")
     config["overrides"] = ["model=emisnet_plus", "optim.lr=1e-3", f"study={STUDY}"]
     run = Path(config["run_dir"])
-    runs = [StudyRun(run.name, "plus, lr=1e-3", 0, 1, 1), StudyRun("other-seed0", "plus, lr=1e-2", 0, 1, 1)]
-    write_plan(run.parent, runs, command=["experiment=sweep_loss"], commit="")
+    plan = [StudyRun(run.name, "plus, lr=1e-3", 0, 1, 1), StudyRun("other-seed0", "plus, lr=1e-2", 0, 1, 1)]
+    write_plan(run.parent, plan, command=["experiment=sweep_loss"], commit="")
     train(config)
-    other = run.parent / "other-seed0"
-    other.mkdir()
+    made.parent.mkdir(exist_ok=True)
     typed = {**config, "overrides": ["model=emisnet_plus", "optim.lr=1e-2", f"study={STUDY}"]}
-    (other / "config.yaml").write_text(yaml.safe_dump(typed))
+    made.write_text(yaml.safe_dump(typed))
     return run.parent
 
 
@@ -88,12 +96,8 @@ def test_panels_show_what_a_run_writes(logged: Path) -> None:
     assert "which loss" in board.question.lower() and "test images" in board.caption
 
 
-def test_the_command_writes_the_specification_or_says_what_it_lacks(logged: Path) -> None:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "src.dashboard", f"runs={logged.parent}", *words]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
-
-    done = run(f"study={STUDY}", "dry=true")
+def test_the_command_writes_the_specification_or_says_what_it_lacks(logged: Path, call: Call) -> None:
+    done = call(main, f"runs={logged.parent}", f"study={STUDY}", "dry=true")
     assert done.returncode == 0 and "wandb sync" in done.stdout, done.stderr
     assert json.loads((logged / "dashboard.json").read_text())["workspace"]["displayName"] == STUDY
     for words, message in (
@@ -101,7 +105,7 @@ def test_the_command_writes_the_specification_or_says_what_it_lacks(logged: Path
         ([f"study={STUDY}"], "no W&B key was found"),
         (["study=nothing", "dry=true"], f"Studies there: {STUDY}"),
     ):
-        failed = run(*words)
+        failed = call(main, f"runs={logged.parent}", *words)
         assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
 
 
@@ -144,7 +148,8 @@ class Api:
         return self.runs[path]
 
 
-def test_what_did_not_arrive_is_named(logged: Path) -> None:
+def test_what_did_not_arrive_is_named(logged: Path, tmp_path: Path) -> None:
+    logged = Path(shutil.copytree(logged, tmp_path / STUDY, symlinks=True))  # its files are changed here
     path = next(logged.glob("*/wandb")).parent
     (file,) = run_files(path)
     seen, id_ = summary(file), (path / "wandb_id.txt").read_text().strip()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from src.ranks import Followers, RankError, Seat
 from src.rundir import RunDir
 from src.train import train
 
-from .conftest import REPO, TINY, TINY_MODEL, slow_train
+from .conftest import PATIENCE, REPO, TINY, TINY_MODEL, slow_train, wait_for_step, wait_until
 from .ddp_worker import work
 
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
@@ -121,7 +120,7 @@ def test_two_processes_validate_and_train_as_one(tmp_path: Path) -> None:
     commands = [[sys.executable, "-m", "tests.ddp_worker", rank, "2", port, str(tmp_path)] for rank in "01"]
     processes = [subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in processes:
-        assert process.communicate(timeout=150)[1] is not None and process.returncode == 0
+        assert process.communicate(timeout=PATIENCE)[1] is not None and process.returncode == 0
     one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "one", tmp_path))
     assert 0 < one["val/dice"] < 1 and 0 < one["val/iou"] < one["val/dice"]
     assert one["steps"] == two["steps"] == 6
@@ -149,14 +148,6 @@ def said(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.said")
 
 
-def wait_for_epoch(folder: Path, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 120
-    while not (folder / "history.csv").is_file():
-        assert process.poll() is None, said(folder).read_text()
-        assert time.monotonic() < end, "no epoch was trained in two minutes"
-        time.sleep(0.02)
-
-
 def ranks_of(process: subprocess.Popen) -> list[int]:
     """The processes that rank 0 has started."""
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
@@ -167,10 +158,11 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run over two processes that nothing disturbed."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    assert start(folder).wait(timeout=200) == 0, said(folder).read_text()
+    assert start(folder).wait(timeout=PATIENCE) == 0, said(folder).read_text()
     yield folder
 
 
+@pytest.mark.slow
 def test_the_run_directory_is_complete_and_written_once(two: Path) -> None:
     run = RunDir(two)
     assert run.status()["state"] == "finished"
@@ -189,6 +181,7 @@ def test_the_run_directory_is_complete_and_written_once(two: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_was_logged_are_the_numbers_of_the_saved_weights_in_one_process(two: Path) -> None:
     """Also of its BN statistics and of the averaged weights: every rank has validated what rank 0 has saved."""
     config = RunDir(two).config()
@@ -207,38 +200,41 @@ def test_what_was_logged_are_the_numbers_of_the_saved_weights_in_one_process(two
         assert float(last[name]) == pytest.approx(value, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_over_another_number_of_devices(two: Path) -> None:
     with pytest.raises(ConfigError, match=r"another config; it differs in trainer\.devices"):
         train(composed(*ARGUMENTS, "trainer.accelerator=cpu", f"run_dir={two}"))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_ends_all_ranks_and_resumes_exactly(two: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder, delay=0.3)
-    wait_for_epoch(folder, process)
+    wait_until((folder / "history.csv").is_file, process, said(folder).read_text)
     others = ranks_of(process)
     assert len(others) == 1
-    time.sleep(0.5)
+    wait_for_step(7, said(folder), process)  # the second of the next epoch
     os.kill(others[0], signal.SIGTERM)  # as a scheduler sends it to all; it is for rank 0 to decide
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, said(folder).read_text()
+    assert process.wait(timeout=PATIENCE) == 143, said(folder).read_text()
     assert RunDir(folder).status()["state"] == "interrupted"
     assert not Path(f"/proc/{others[0]}").exists()
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] in range(6, 10)
-    assert start(folder).wait(timeout=200) == 0, said(folder).read_text()
+    assert start(folder).wait(timeout=PATIENCE) == 0, said(folder).read_text()
     one, other = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (folder, two))
     for key in ("state_dict", "current_model_state"):
         assert [name for name in one[key] if not torch.equal(one[key][name], other[key][name])] == []
     assert RunDir(folder).metrics()["scores"] == RunDir(two).metrics()["scores"]
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_as_failed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder, delay=0.3)
-    wait_for_epoch(folder, process)
+    wait_until((folder / "history.csv").is_file, process, said(folder).read_text)
     (other,) = ranks_of(process)
     os.kill(other, signal.SIGKILL)
-    assert process.wait(timeout=60) == 1, said(folder).read_text()
+    assert process.wait(timeout=PATIENCE) == 1, said(folder).read_text()
     status = RunDir(folder).status()
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     assert "rank 1 of 2: ended without a word, exit code -9" in status["reason"]
@@ -284,6 +280,6 @@ def test_rank_0_does_not_wait_for_ever_for_a_rank_that_failed(tmp_path: Path) ->
         f"tell = Path({str(tmp_path / 'reason')!r}).write_text\n"
         "with Followers(['-c', 'import sys; sys.exit(3)'], Seat(0, 2, 0), tell, grace=0.2): time.sleep(120)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=PATIENCE)
     assert done.returncode == 1
     assert (tmp_path / "reason").read_text() == "rank 1 ended with code 3 and rank 0 could not go on"

@@ -109,7 +109,7 @@ def test_two_thousand_images_are_searched_at_every_start_of_a_training() -> None
         begun = time.perf_counter()
         assert image_leaks(parts, ids, ids, thumbs) == []
         seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 2  # half a second on an idle core
+    assert min(seconds) < 8  # half a second on an idle core, and some machines are ten times as slow
 
 
 # ---- real data
@@ -123,7 +123,10 @@ FIRST_KNOWN = [
 FOUND = {"kvasir_seg": 10, "glas": 0}
 
 
-@pytest.mark.parametrize(("dataset", "pairs_of"), [("kvasir_seg", kvasir_seg_pairs), ("glas", glas_pairs)])
+@pytest.mark.parametrize(
+    ("dataset", "pairs_of"),
+    [pytest.param("kvasir_seg", kvasir_seg_pairs, marks=pytest.mark.slow), ("glas", glas_pairs)],
+)
 def test_the_known_pairs_are_found_and_no_more_than_were_looked_at(dataset: str, pairs_of) -> None:
     if not (Path(DATA) / dataset).is_dir() or not DATA:
         pytest.skip(f"EMISNET_DATA={DATA!r} has no {dataset}; set it to the folder that holds the datasets")

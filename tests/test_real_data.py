@@ -13,6 +13,8 @@ from src.rundir import RunDir
 from src.train import train
 from src.trained import PRETRAINED
 
+from .conftest import quick
+
 DATA = os.environ.get("EMISNET_DATA", "")
 SHORT = (
     "data.size=64",
@@ -26,7 +28,11 @@ SHORT = (
 
 @pytest.mark.parametrize(
     ("dataset", "val", "parts"),
-    [("kvasir_seg", 88, ["val"]), ("glas", 17, ["val"]), ("isic2018", 200, ["val", "test"])],
+    [
+        pytest.param("kvasir_seg", 88, ["val"], marks=pytest.mark.slow),
+        ("glas", 17, ["val"]),
+        pytest.param("isic2018", 200, ["val", "test"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_short_run_on_real_images(tiny_on, dataset: str, val: int, parts: list[str]) -> None:
     if not (Path(DATA) / dataset).is_dir() or not DATA:
@@ -45,7 +51,10 @@ def test_a_short_run_on_real_images(tiny_on, dataset: str, val: int, parts: list
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", sorted(folder.name for folder in PRETRAINED.glob("*/")))
+BOX = sorted(folder.name for folder in PRETRAINED.glob("*/"))
+
+
+@pytest.mark.parametrize("name", quick(BOX, ("emisnet_kvasir", "emisnet_glas")))
 def test_weights_in_the_box_score_what_their_card_says(name: str, tmp_path: Path) -> None:
     """On their val images, of which the card's table is; another processor rounds otherwise."""
     shutil.copytree(PRETRAINED / name, tmp_path / name)

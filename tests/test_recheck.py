@@ -1,19 +1,19 @@
 """What a run directory claims, derived again from its weights and images."""
 
+import functools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from src.evaluate import main
 from src.files import read_csv, write_csv
 from src.recheck import recheck
 
-from .conftest import REPO
+from .conftest import Call
 
 
 def test_a_run_matches_what_it_holds_and_nothing_is_written(trained_run: Path) -> None:
@@ -88,13 +88,9 @@ def test_without_scores_there_is_nothing_to_check(trained_run: Path, tmp_path: P
         recheck(run)
 
 
-def test_the_command_tells_by_its_exit_code(trained_run: Path, tmp_path: Path) -> None:
+def test_the_command_tells_by_its_exit_code(trained_run: Path, tmp_path: Path, call: Call) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
-
-    def check(*more: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "src.evaluate", f"run={run}", "check=true", *more]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=200)
-
+    check = functools.partial(call, main, f"run={run}", "check=true")
     done = check()
     assert done.returncode == 0 and f"{run}: matches" in done.stdout, done.stderr
     done = check("tta=d4")

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from scipy import stats
 from src.comparison import compare
 from src.config import composed
 from src.files import read_csv, write_csv
-from src.report import Request, print_status, write_report
+from src.report import Request, main, print_status, write_report
 from src.reporting.texts import latex, markdown, p_text, run_rows, table_rows
 from src.results import read_results
 from src.study import StudyRun, directory_runs, study_question, study_states, write_plan
 
-from .conftest import REPO, TINY, TINY_MODEL
+from .conftest import TINY, TINY_MODEL, Call
 
 
 def dice_of(folder: Path, run: StudyRun, part: str) -> np.ndarray:
@@ -156,12 +155,13 @@ def test_unfinished_runs_are_left_out_and_told(
     assert "ValueError: no" in told and "6 runs: 5 finished, 1 failed" in told
 
 
-def test_the_command_answers_an_unknown_study_in_one_line(study: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
+def test_the_command_answers_an_unknown_study_in_one_line(
+    study: tuple[Path, list[StudyRun]], tmp_path: Path, call: Call
+) -> None:
     folder, _ = study
     runs = tmp_path.with_name(f"{tmp_path.name}-runs")
     shutil.copytree(folder, runs / "mine")
-    command = [sys.executable, "-m", "src.report", f"runs={runs}", "study=nothing", "status=true"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+    done = call(main, f"runs={runs}", "study=nothing", "status=true")
     assert done.returncode == 2 and "Studies there: mine." in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -249,13 +249,11 @@ def test_what_is_no_run_directory_is_told(tmp_path: Path) -> None:
         directory_runs([tmp_path])
 
 
-def test_two_ways_to_ask_and_no_third(study: tuple[Path, list[StudyRun]], tmp_path: Path) -> None:
+def test_two_ways_to_ask_and_no_third(study: tuple[Path, list[StudyRun]], tmp_path: Path, call: Call) -> None:
     folder, runs = study
-    base = [sys.executable, "-m", "src.report"]
-    neither = subprocess.run(base, cwd=REPO, capture_output=True, text=True, timeout=60)
+    neither = call(main)
     assert neither.returncode == 2 and "which runs?" in neither.stderr
-    wanted = [f"run=[{folder}/plain-seed*]", f"out={tmp_path / 'out'}", "metrics=dice"]
-    done = subprocess.run([*base, *wanted], cwd=REPO, capture_output=True, text=True, timeout=120)
+    done = call(main, f"run=[{folder}/plain-seed*]", f"out={tmp_path / 'out'}", "metrics=dice")
     # copies of one run are one run: the first
     assert done.returncode == 0 and "| emisnet_plus | 1 |" in done.stdout, done.stderr
     assert read_csv(tmp_path / "out" / "results.csv")[0]["run"] == str(folder / runs[0].name)
@@ -270,10 +268,9 @@ def test_a_study_tells_its_question(tmp_path: Path) -> None:
     assert study_question(tmp_path) == "" and study_question(tmp_path / "nothing") == ""
 
 
-def test_a_word_is_no_switch(study: tuple[Path, list[StudyRun]]) -> None:
+def test_a_word_is_no_switch(study: tuple[Path, list[StudyRun]], call: Call) -> None:
     folder, _ = study
-    command = [sys.executable, "-m", "src.report", f"runs={folder.parent}", f"study={folder.name}", "latency=no_thanks"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+    done = call(main, f"runs={folder.parent}", f"study={folder.name}", "latency=no_thanks")
     assert done.returncode == 2 and "latency=no_thanks is neither true nor false" in done.stderr
 
 

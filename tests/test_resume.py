@@ -17,7 +17,7 @@ import torch
 from src.files import read_csv
 from src.rundir import RunDir
 
-from .conftest import REPO, TINY, TINY_MODEL, slow_train
+from .conftest import PATIENCE, REPO, TINY, TINY_MODEL, slow_train, wait_for_step, wait_until
 
 ARGUMENTS = (*TINY_MODEL, *TINY, "trainer.max_epochs=4", "data.counts=[24,5,6]", "ema=0.9", "data.num_workers=1")
 
@@ -36,11 +36,7 @@ def said(folder: Path) -> Path:
 
 
 def wait_for_epoch(number: int, folder: Path, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 120
-    while epochs_done(folder) < number:
-        assert process.poll() is None, said(folder).read_text()
-        assert time.monotonic() < end, "the training did not get that far in two minutes"
-        time.sleep(0.02)
+    wait_until(lambda: epochs_done(folder) >= number, process, said(folder).read_text)
 
 
 def epochs_done(folder: Path) -> int:
@@ -48,7 +44,7 @@ def epochs_done(folder: Path) -> int:
 
 
 def finish(folder: Path, *more: str) -> str:
-    code = start(folder, *more, delay=0).wait(timeout=150)
+    code = start(folder, *more, delay=0).wait(timeout=PATIENCE)
     errors = said(folder).read_text()
     assert code == 0, errors
     return errors
@@ -80,16 +76,20 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    ids=["SIGTERM", "SIGINT"],
+)
 def test_a_signal_in_mid_epoch_saves_and_the_same_command_resumes_exactly(
     unbroken: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     folder = tmp_path / "run"
     process = start(folder)
     wait_for_epoch(1, folder, process)
-    time.sleep(0.4)  # two or three steps into the next epoch
+    wait_for_step(8, said(folder), process)  # the second of the next epoch
     process.send_signal(number)
-    assert process.wait(timeout=60) == code, said(folder).read_text()
+    assert process.wait(timeout=PATIENCE) == code, said(folder).read_text()
     assert RunDir(folder).status()["state"] == "interrupted"
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] % 6 != 0, "the signal was meant to fall inside an epoch"
@@ -109,6 +109,7 @@ def test_kill_9_loses_no_more_than_the_epoch_and_resumes_exactly(unbroken: Path,
     assert_same(folder, unbroken)
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_is_named_and_the_best_one_taken(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder)
@@ -122,6 +123,7 @@ def test_a_damaged_last_checkpoint_is_named_and_the_best_one_taken(tmp_path: Pat
     assert RunDir(folder).status()["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_and_a_shortened_epoch_resume_exactly(tmp_path: Path) -> None:
     # 24 images in batches of 4, of which 5 a epoch: windows of 2 batches, the last one short
     more = ("trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=5", "trainer.max_epochs=3")
@@ -130,7 +132,7 @@ def test_accumulated_gradients_and_a_shortened_epoch_resume_exactly(tmp_path: Pa
     process = start(folder, *more)
     wait_for_epoch(1, folder, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, said(folder).read_text()
+    assert process.wait(timeout=PATIENCE) == 143, said(folder).read_text()
     process = start(folder, *more)  # once more, killed after an epoch, with the loader's workers already reading on
     wait_for_epoch(2, folder, process)
     process.kill()
@@ -139,6 +141,7 @@ def test_accumulated_gradients_and_a_shortened_epoch_resume_exactly(tmp_path: Pa
     assert_same(folder, tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_moved_run_keeps_its_best_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "here" / "run"
     folder.parent.mkdir()
@@ -155,14 +158,12 @@ def test_a_moved_run_keeps_its_best_checkpoint(tmp_path: Path) -> None:
     assert torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == metrics["best"]["epoch"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_training_is_interrupted_and_trains_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder, "data.counts=[24,5,6]")
-    end = time.monotonic() + 120
-    while not (folder / "status.json").is_file():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.005)
+    wait_until((folder / "status.json").is_file, process, said(folder).read_text)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130, said(folder).read_text()
+    assert process.wait(timeout=PATIENCE) == 130, said(folder).read_text()
     status = RunDir(folder).status()
     assert (status["state"], status["exit_code"]) == ("interrupted", 130)

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -28,7 +27,7 @@ from src.rundir import RunDir
 from src.slurm import check_slurm
 from src.train import train
 
-from .conftest import REPO, TINY, TINY_MODEL
+from .conftest import PATIENCE, REPO, TINY, TINY_MODEL, wait_until
 from .test_resume import assert_same, epochs_done
 
 TOOLS = REPO / "tests" / "slurm"
@@ -37,7 +36,6 @@ ABSENT = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun") i
 needs_slurm = pytest.mark.skipif(
     bool(ABSENT), reason=f"{', '.join(ABSENT)} absent (apt-get install --no-install-recommends slurm-wlm munge)"
 )
-pytestmark = pytest.mark.timeout(1500)  # a minute each on an idle machine; starting Python is most of it
 STEPS = 24  # 4 epochs of 6
 RUN = (
     *(*TINY_MODEL, *TINY, "trainer.max_epochs=4", "data.counts=[24,5,6]", "ema=0.9", "data.num_workers=1"),
@@ -54,7 +52,7 @@ class Cluster:
     drivers: list["Driver"] = field(default_factory=list)
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, cwd=REPO)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, cwd=REPO)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -85,16 +83,12 @@ class Driver:
         found = [path for path in self.runs.glob(f"synthetic/*-seed{seed}") if (path / "config.yaml").is_file()]
         return found[0] if found else self.runs / "none"
 
-    def wait_until(self, reached: Callable[[], bool], seconds: float = 400) -> None:
-        end = time.monotonic() + seconds
-        while not reached():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < end, self.said()
-            time.sleep(0.02)
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        wait_until(reached, self.process, self.said)
 
     def exit_code(self) -> int:
         try:
-            return self.process.wait(timeout=600)
+            return self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.said()) from None
 
@@ -168,6 +162,7 @@ def assert_resumed_at_its_step(run: Path, saved: int) -> None:
     assert list(run.rglob("hpc_ckpt*")) == []
 
 
+@pytest.mark.slow
 @needs_slurm
 @pytest.mark.usefixtures("out_of_time", "one_fails")  # meanwhile, on the other node
 def test_preempted_runs_are_requeued_and_resume_at_their_step(cluster: Cluster, unbroken: Path, tmp_path: Path) -> None:
@@ -194,6 +189,7 @@ def test_preempted_runs_are_requeued_and_resume_at_their_step(cluster: Cluster, 
     print(f"pre-empted: saved at steps {saved}")
 
 
+@pytest.mark.slow
 @needs_slurm
 def test_a_run_out_of_time_goes_on_in_the_next_job(out_of_time: tuple[Driver, "Future[int]"], unbroken: Path) -> None:
     driver, future = out_of_time
@@ -206,6 +202,7 @@ def test_a_run_out_of_time_goes_on_in_the_next_job(out_of_time: tuple[Driver, "F
     print(f"time limit: saved at step {saved}")
 
 
+@pytest.mark.slow
 @needs_slurm
 def test_a_failing_job_lets_the_other_finish_and_the_exit_code_says_so(one_fails: Driver) -> None:
     assert one_fails.exit_code() == 1, one_fails.said()

@@ -122,7 +122,15 @@ def test_wilcoxon_with_equal_images_by_enumeration() -> None:
     assert result.p == pytest.approx(expected) and result.n_equal == 2
 
 
-@pytest.mark.parametrize(("pair", "n"), [(dice_pair, 17), (dice_pair, 60), (dice_pair, 200), (skewed_pair, 60)])
+@pytest.mark.parametrize(
+    ("pair", "n"),
+    [
+        pytest.param(dice_pair, 17, marks=pytest.mark.slow),
+        (dice_pair, 60),
+        pytest.param(dice_pair, 200, marks=pytest.mark.slow),
+        pytest.param(skewed_pair, 60, marks=pytest.mark.slow),
+    ],
+)
 def test_the_interval_covers_the_true_difference(pair: Callable, n: int) -> None:
     rng, repetitions, inside = np.random.default_rng(n), 2000, 0
     for repetition in range(repetitions):
@@ -132,7 +140,9 @@ def test_the_interval_covers_the_true_difference(pair: Callable, n: int) -> None
     assert inside / repetitions == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize(("n", "decimals"), [(17, 9), (60, 1)], ids=["exact", "ties-and-equals"])
+@pytest.mark.parametrize(
+    ("n", "decimals"), [(17, 9), pytest.param(60, 1, marks=pytest.mark.slow)], ids=["exact", "ties-and-equals"]
+)
 def test_false_alarms_in_a_table_are_rare(n: int, decimals: int) -> None:
     rng, tables, raw, corrected = np.random.default_rng(6), 1000, 0, 0
     for _ in range(tables):

@@ -55,6 +55,7 @@ def board(study: Path) -> Iterator[str]:
             server.kill()
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_curves_pictures_and_hyperparameters_of_a_study_are_shown(board: str, study: Path) -> None:
     with visit(f"{board}/#timeseries") as found:

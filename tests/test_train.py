@@ -20,7 +20,7 @@ from src.train import train
 from src.trained import open_trained
 from src.weights import read_checkpoint, sha256
 
-from .conftest import REPO, TINY
+from .conftest import PATIENCE, REPO, TINY, quick
 from .wandb_files import read, run_files, summary
 
 
@@ -173,18 +173,17 @@ def test_a_multirun_leaves_test_alone(tiny) -> None:
     assert tiny("test=true", multirun=True)["test"] is True
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("ema=0.9",),
-        ("deep_supervision=true", "loss=focal_tversky"),
-        ("channels_last=true", "trainer.precision=bf16-mixed"),
-        ("optim=sgd", "schedule=poly", "trainer.gradient_clip_val=0.5", "data.crop=mixed"),
-        ("ema=0.9", "deep_supervision=true", "channels_last=true", "loss=lovasz"),
-        ("model=fpn", "model.encoder_name=tu-mobilenetv3_small_050", "data.augment.color=1", "data.augment.scale=1"),
-    ],
-    ids=lambda overrides: "+".join(overrides),
-)
+SWITCHES = [
+    ("ema=0.9",),
+    ("deep_supervision=true", "loss=focal_tversky"),
+    ("channels_last=true", "trainer.precision=bf16-mixed"),
+    ("optim=sgd", "schedule=poly", "trainer.gradient_clip_val=0.5", "data.crop=mixed"),
+    ("ema=0.9", "deep_supervision=true", "channels_last=true", "loss=lovasz"),
+    ("model=fpn", "model.encoder_name=tu-mobilenetv3_small_050", "data.augment.color=1", "data.augment.scale=1"),
+]
+
+
+@pytest.mark.parametrize("overrides", quick(SWITCHES, SWITCHES[2:]), ids="+".join)
 def test_switches_train(tiny, overrides: tuple[str, ...]) -> None:
     config = tiny("trainer.max_epochs=1", *overrides)
     train(config)
@@ -192,6 +191,7 @@ def test_switches_train(tiny, overrides: tuple[str, ...]) -> None:
     assert 0 <= metrics["scores"]["test"]["dice"] <= 1 and metrics["best"]["epoch"] == 0
 
 
+@pytest.mark.slow
 def test_compile_keeps_the_names_of_the_weights(tmp_path: Path) -> None:
     # a process of its own: torch.compile cannot look through the shape checks that pytest puts on forward
     two_levels = (
@@ -210,7 +210,7 @@ def test_compile_keeps_the_names_of_the_weights(tmp_path: Path) -> None:
             f"compile={name == 'compiled'}",
             f"run_dir={tmp_path / name}",
         ]
-        subprocess.run(command, cwd=REPO, check=True, timeout=240)
+        subprocess.run(command, cwd=REPO, check=True, timeout=PATIENCE)
     plain, compiled = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
     assert plain.keys() == compiled.keys()
     # 1e-3 is the learning rate: a bias before BatchNorm has no gradient but rounding, of which AdamW makes whole steps

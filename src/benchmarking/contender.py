@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.benchmarking.counts import Traffic, count_traffic
-from src.build import build_net, unstarted
+from src.build import build_net
 from src.models.cost import Cost, measure_cost
 from src.models.fuse import fuse
 
@@ -38,7 +38,7 @@ def make_contender(name: str, config: Mapping[str, Any], size: int) -> Contender
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            net = settled(build_net(unstarted(config), quiet=True), (2, config["in_channels"], size, size))
+            net = settled(build_net(config, started=False, quiet=True), (2, config["in_channels"], size, size))
         except RuntimeError as error:
             raise ValueError(f"{name} does not run at size={size}: {' '.join(str(error).split())}") from error
     image = random_images(1, config["in_channels"], size)

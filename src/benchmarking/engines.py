@@ -92,7 +92,7 @@ def _make(engine: str, contender: Contender, image: Tensor, threads: int, export
         return _openvino(lambda: exports.file(contender, image, engine), image, threads)
     net = _form(contender, engine)
     if engine == "compile":
-        net = torch.compile(net)  # type: ignore[assignment]
+        net = torch.compile(net)  # type: ignore[assignment] # its stub promises a function
     if image.device.type == "cpu":
         return lambda: net(image)
     if engine == "cuda_graphs":

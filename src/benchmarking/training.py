@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from src.benchmarking.contender import random_images
-from src.build import build_net, unstarted
+from src.build import build_net
 from src.losses import BCELoss, DeepSupervision, TverskyLoss, WeightedSum
 
 
@@ -58,7 +58,7 @@ def peak_memory(config: Mapping[str, Any], size: int, batch: int, threads: int, 
     """For a fresh process: resident memory on the CPU, allocated memory on a GPU, of a forward pass of one image, then
     of a training step of `batch` images, each at its peak, less what was taken before the first."""
     torch.set_num_threads(threads)
-    net = build_net(unstarted(config), quiet=True).to(device).eval()
+    net = build_net(config, started=False, quiet=True).to(device).eval()
     few = random_images(2, config["in_channels"], 64).to(device)
     with torch.inference_mode():
         net(few)  # loads the libraries

@@ -90,7 +90,8 @@ def _match(
     def cost(channels: tuple[int, ...]) -> int:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
-            return cost_of(build(channels=channels))
+            net = build(channels=channels)
+        return cost_of(net)  # outside of the context, in which every operation takes longer
 
     low, high = 0.01, 1.0
     while cost(_scaled(base, high)) < target and high < 64:

@@ -53,7 +53,7 @@ def time_nets(nets: Sequence["nn.Module"], shape: tuple[int, int, int, int], sec
 
 def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Latencies:
     """Times every variant of a table and keeps that in the file `path`."""
-    from src.build import build_net, unstarted
+    from src.build import build_net
 
     load_before = load()
     keys = _keys(table)
@@ -62,7 +62,7 @@ def measure_latencies(table: Table, path: Path, seconds: float = SECONDS) -> Lat
     by_key: dict[str, Latency] = {}
     for shape in shapes:
         alike = {key: result for key, result in distinct.items() if _shape(result) == shape}
-        nets = [build_net(unstarted(result.config["model"]), quiet=True) for result in alike.values()]
+        nets = [build_net(result.config["model"], started=False, quiet=True) for result in alike.values()]
         by_key |= zip(alike, time_nets(nets, shape, seconds / len(shapes)), strict=True)
     import torch
 

@@ -22,7 +22,7 @@ from src.files import plain_cell, read_csv
 from src.trained import open_trained
 from src.webapp.session import Looker, Settings, draw
 
-from ..conftest import QUIET, REPO, TINY_MODEL
+from ..conftest import PATIENCE, QUIET, REPO, TINY_MODEL, Call
 from ..corpus import corpus, odd_masks
 from ..layouts import scene
 from ..odd.files import PICTURE, Odd, encoded, whole
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),  # as src.data.decode does outside of tests
     pytest.mark.filterwarnings("ignore:Glyph .* missing from font"),  # names that Matplotlib cannot draw
 ]
-SECONDS = 10  # for one file on a busy machine; the slowest takes one
+SECONDS = 60  # for one file, of which the slowest takes one, on a machine ten times as slow as ours
 REMEDY = re.compile(
     r"restore|convert|correct|remove|move it away|make it readable|flatten|save (it|the|as|0|them)|downscale|replace"
     r"|set (intensity|data\.)|set mask|started with|give both"
@@ -90,7 +90,6 @@ def wrong_with(odd: Odd, path: Path) -> str:
     return f"took {took:.1f} s" if took > SECONDS else ""
 
 
-@pytest.mark.timeout(120)
 def test_every_file_is_read_rightly_or_refused_by_name(odds: list[Odd], photos: Path) -> None:
     wrong = {odd.name: fault for odd in odds if (fault := wrong_with(odd, photos / odd.name))}
     assert not wrong, "\n".join(f"{name!r}: {fault}" for name, fault in wrong.items())
@@ -142,7 +141,7 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         errors="surrogateescape",
-        timeout=250,
+        timeout=PATIENCE,
     )
 
 
@@ -166,7 +165,6 @@ def masks_of_the_truths(folder: Path, odds: list[Odd]) -> dict[str, str]:
     return found
 
 
-@pytest.mark.timeout(300)
 def test_a_batch_of_them_is_segmented_to_its_end(odds: list[Odd], photos: Path, tmp_path: Path) -> None:
     stem_of = masks_of_the_truths(photos.parent / "truths", odds)
     out = tmp_path / "out"
@@ -284,19 +282,13 @@ Main = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Main:
-    """Runs an entry point as its command does, in this process: exit code and all that it says."""
+def main(monkeypatch: pytest.MonkeyPatch, call: Call, tmp_path: Path) -> Main:
+    """Runs an entry point in the test's own folder: exit code and all that it says."""
     monkeypatch.chdir(tmp_path)
 
     def run(entry: Callable[[], None], *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["test", *arguments])
-        code = 0
-        try:
-            entry()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        done = call(entry, *arguments)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 
@@ -324,7 +316,6 @@ def test_training_names_them_all_and_begins_nothing(refused: tuple[Path, list[st
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("cache", ["null", "cached"])
 def test_training_takes_what_is_odd_and_good(odds: list[Odd], cache: str, main: Main, tmp_path: Path) -> None:
     root = dataset(tmp_path / "good")

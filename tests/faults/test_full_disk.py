@@ -11,7 +11,7 @@ import torch
 
 from src.files import replacing, write_text
 from src.rundir import RunDir
-from tests.conftest import REPO, TINY, TINY_MODEL
+from tests.conftest import PATIENCE, REPO, TINY, TINY_MODEL
 
 TOO_LARGE = """
 import resource, signal, sys, torch
@@ -40,7 +40,7 @@ def test_what_stood_there_still_stands(tmp_path: Path, what: str) -> None:
         env={"PYTHONPATH": str(REPO), "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert "kept was not written (" in done.stdout and "MB are free" in done.stdout, done.stdout + done.stderr
     assert torch.load(tmp_path / "kept", weights_only=True) == {"epoch": 1}
@@ -60,10 +60,11 @@ def _limited() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # logs and tables fit, checkpoints do not
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_fails_by_name_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "src.train", *TINY_MODEL, *TINY, f"run_dir={folder}"]
-    settings = {"cwd": REPO, "capture_output": True, "text": True, "timeout": 200}
+    settings = {"cwd": REPO, "capture_output": True, "text": True, "timeout": PATIENCE}
     done = subprocess.run(command, preexec_fn=_limited, **settings)  # type: ignore[call-overload]
     assert done.returncode == 1 and ".ckpt was not written (" in done.stderr, done.stderr
     run = RunDir(folder)

@@ -49,7 +49,7 @@ def look_at(folder: Path) -> None:
             assert {"config.yaml": run.config, "metrics.json": run.metrics}.get(name, run.threshold)()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(-(-KILLS // PER_RUN)))
 def test_killed_at_random_moments_a_run_ends_as_the_unbroken_one(tmp_path: Path, number: int) -> None:
     moments = random.Random(number)
@@ -96,7 +96,7 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     return process.exitcode != 0
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_run_killed_at_file_after_file_ends_as_the_unbroken_one(tiny, tmp_path: Path) -> None:
     config = tiny("ema=0.9")
     train(tiny("ema=0.9", f"run_dir={tmp_path / 'unbroken'}"))
@@ -115,7 +115,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_report_killed_at_a_file_leaves_of_each_the_earlier_or_the_new_one(
     study: tuple[Path, list[StudyRun]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

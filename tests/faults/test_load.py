@@ -13,7 +13,7 @@ from src.rundir import RunDir
 from src.study import directory_runs, study_states
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_of_a_sweep_all_but_the_failing_jobs_finish_and_each_failure_is_told(tmp_path: Path) -> None:
     row = sweep(tmp_path, jobs=2, failing=2)
     said = (tmp_path / "said.txt").read_text()
@@ -28,7 +28,7 @@ def test_of_a_sweep_all_but_the_failing_jobs_finish_and_each_failure_is_told(tmp
     assert abs(row["MB at end"] - row["MB at start"]) < 20  # between its first job and its last
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_report_over_copies_has_a_row_for_each(trained_run: Path, tmp_path: Path) -> None:
     row = report(tmp_path, trained_run, 20)
     assert (row["exit code"], row["rows"], row["variants"]) == (0, 20, 4), (tmp_path / "said.txt").read_text()
@@ -42,7 +42,7 @@ def test_copies_of_a_run_are_runs_of_their_own(trained_run: Path, tmp_path: Path
     assert len({(path / "per_image.csv").read_bytes() for path in folder.glob("variant*")}) == 7
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the extra `app` is not installed")
 def test_several_users_at_once_are_all_answered(trained_run: Path, tmp_path: Path) -> None:
     row = app(tmp_path, 3, 4.0, f"run={trained_run}")

@@ -15,7 +15,7 @@ from src.rundir import RunDir
 from src.task import SegmentationTask
 from src.train import train
 from src.weights import read_checkpoint
-from tests.conftest import QUIET, REPO, TINY_MODEL
+from tests.conftest import PATIENCE, QUIET, REPO, TINY_MODEL
 
 # In its second epoch this process may have no more memory than it has then, and a little.
 LIMITED = """
@@ -42,10 +42,11 @@ LARGE = (
 )
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_told_and_the_same_command_goes_on_where_there_is_more(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     # what is freed goes back at once, or the second epoch would live on what the first one had
-    settings = {"cwd": REPO, "capture_output": True, "text": True, "timeout": 200}
+    settings = {"cwd": REPO, "capture_output": True, "text": True, "timeout": PATIENCE}
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", LIMITED, *LARGE, f"run_dir={run.path}"]
     done = subprocess.run(command, env=environment, **settings)  # type: ignore[call-overload]

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from src.config import composed
 from src.rundir import RunDir
 from src.train import train
 from src.weights import read_checkpoint
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 from tests.test_resume import ARGUMENTS, assert_same, finish, said
 
 # Stays in a function when it is called for the n-th time, and says by a file that it is there.
@@ -38,7 +40,7 @@ sys.argv[1:] = sys.argv[6:]
 from src.train import main
 main()
 """
-FOR_EVER = 100.0  # s, for a process that has to leave at once
+FOR_EVER = 2 * PATIENCE  # s, for a process that has to leave at once
 STEPS = 6  # of an epoch
 
 
@@ -55,14 +57,14 @@ def interrupted(folder: Path, number: int, place: str, name: str, *, call: int =
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-    end = time.monotonic() + 120
-    while not marker.is_file():
-        assert process.poll() is None and time.monotonic() < end, said(folder).read_text()
-        time.sleep(0.01)
-    process.send_signal(number)
-    process.send_signal(number)  # an echo, as Slurm and `uv run` make it
+    end = time.monotonic() + PATIENCE
     try:
-        assert process.wait(timeout=60) == 128 + number, said(folder).read_text()
+        while not marker.is_file():
+            assert process.poll() is None and time.monotonic() < end, said(folder).read_text()
+            time.sleep(0.01)
+        process.send_signal(number)
+        process.send_signal(number)  # an echo, as Slurm and `uv run` make it
+        assert process.wait(timeout=PATIENCE) == 128 + number, said(folder).read_text()
     finally:
         process.kill()
     text = said(folder).read_text()
@@ -76,6 +78,7 @@ def assert_told(folder: Path, number: int) -> None:
     assert told == ("interrupted", 128 + number, f"signal {number}")
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_stage_leaves_word_and_the_same_command_ends_as_if_there_had_been_none(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     text = interrupted(folder, signal.SIGTERM, "src.resume", "check_same_run")

@@ -25,12 +25,11 @@ from src.study import StudyRun, state_of
 from src.task import SegmentationTask
 from src.thresholds import store_threshold, stored_threshold
 from src.train import train
-from tests.conftest import QUIET, REPO, TINY_MODEL
+from tests.conftest import PATIENCE, QUIET, REPO, TINY_MODEL
 from tests.layouts import example_pairs, write_folder
 from tests.test_resume import ARGUMENTS, assert_same, said, start
 
 FORK = multiprocessing.get_context("fork")
-LONG = 120.0  # s
 
 
 def begun(work: Callable[..., object], *arguments: Any) -> BaseProcess:
@@ -41,13 +40,13 @@ def begun(work: Callable[..., object], *arguments: Any) -> BaseProcess:
 
 def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
     for process in processes:
-        process.join(LONG)
+        process.join(PATIENCE)
         process.kill()
     return [process.exitcode for process in processes]
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONG
+    end = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -56,6 +55,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 # ---- one run directory
 
 
+@pytest.mark.slow
 def test_a_second_command_in_one_run_directory_says_so_and_leaves_the_first_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "src.train", *ARGUMENTS, f"run_dir={folder}"]
@@ -63,11 +63,11 @@ def test_a_second_command_in_one_run_directory_says_so_and_leaves_the_first_alon
     try:
         wait_until(lambda: (folder / "history.csv").is_file() or first.poll() is not None)
         first.send_signal(signal.SIGSTOP)  # or it might end before the second one, on a busy machine, has begun
-        second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=LONG)
+        second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=PATIENCE)
         first.send_signal(signal.SIGCONT)
         assert second.returncode == 2 and "Traceback" not in second.stderr
         assert f"in use: process {first.pid} is training in it. Wait for it, or choose another run_dir" in second.stderr
-        assert first.wait(LONG) == 0, said(folder).read_text()
+        assert first.wait(PATIENCE) == 0, said(folder).read_text()
     finally:
         first.kill()
         first.wait()
@@ -75,6 +75,7 @@ def test_a_second_command_in_one_run_directory_says_so_and_leaves_the_first_alon
     assert_same(folder, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_job_of_a_study_waits_for_one_that_trains_the_same_run(tiny, tmp_path: Path) -> None:
     config = tiny()
     run, told = RunDir(Path(config["run_dir"])), tmp_path / "told"
@@ -126,6 +127,7 @@ def test_thresholds_stored_at_once_are_all_there(trained_run: Path, tmp_path: Pa
     assert len(run.threshold()["modes"]) == 3 * 40 and run.threshold()["threshold"] == 0.5
 
 
+@pytest.mark.slow
 def test_two_evaluations_at_once_store_what_each_alone_would(trained_run: Path, tmp_path: Path) -> None:
     together, alone = (RunDir(shutil.copytree(trained_run, tmp_path / name)) for name in ("together", "alone"))
     how: list[dict[str, Any]] = [{"mode": "coarse_to_fine"}, {"tta": "d4"}]
@@ -160,6 +162,7 @@ def keep_writing(folder: Path, runs: Sequence[StudyRun]) -> None:
             run.mark("finished", exit_code=0)
 
 
+@pytest.mark.slow
 def test_reports_are_whole_while_runs_are_written(
     study: tuple[Path, list[StudyRun]], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
