@@ -47,7 +47,8 @@ def _solved(model: str, size: int, reference_arguments: str) -> str:
                     "arguments that differ from it, as in conf/experiment/ablation_modules.yaml."
                 )
             with torch.device("meta"):
-                cost = measure_cost(build_net(config | reference, started=False, quiet=True), shape)
+                net = build_net(config | reference, started=False, quiet=True)
+            cost = measure_cost(net, shape)  # outside of the context, in which every operation takes longer
             params, macs = (None, cost.macs) if params is None else (cost.params, None)
         solved = match_macs(build, int(macs), shape) if params is None else match_params(build, int(params))
         config["channels"] = list(solved)

@@ -91,9 +91,21 @@ def losses_of(name: str, *, noise: float = 0.0) -> list[float]:
 def made_on() -> dict[str, str]:
     """Where the numbers come out to the last digits that are compared: initial weights and resized images are float32
     and bytes, which another processor or torch may round otherwise. Its name is not enough: machines of one name have
-    AVX-512 or not."""
+    AVX-512 or not, and differ in generation."""
     kind = torch.backends.cpu.get_cpu_capability()
-    return {"processor": processor(), "instructions": kind, "torch": torch.__version__.split("+")[0]}
+    info = Path("/proc/cpuinfo")
+    numbers = (
+        dict((part.strip() for part in line.split(":", 1)) for line in info.read_text().splitlines() if ":" in line)
+        if info.is_file()
+        else {}
+    )
+    generation = " ".join(numbers.get(key, "") for key in ("cpu family", "model"))
+    return {
+        "processor": processor(),
+        "generation": generation.strip(),
+        "instructions": kind,
+        "torch": torch.__version__.split("+")[0],
+    }
 
 
 def main(names: list[str]) -> None:

@@ -27,7 +27,7 @@ def _text(name: str) -> str:
     return text + (_text(parent[1]) if parent else "")
 
 
-STARTED = ["emisnet_lite0"]  # from ImageNet: neither a variant of `emisnet` nor a rival
+STARTED = ["emisnet_lite0", "emisnet_lite0_deep"]  # from ImageNet: neither a variant of `emisnet` nor a rival
 EMISNETS = [name for name in MODELS if name.startswith("emisnet") and name not in STARTED]
 RIVALS = [name for name in MODELS if "src.models.rivals." in _text(name)]
 BASELINES = [name for name in MODELS if name not in EMISNETS + RIVALS + STARTED]
