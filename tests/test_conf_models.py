@@ -25,6 +25,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "emisnet_ratio_d3111": {"decoder_depths": [3, 1, 1, 1]},
     "emisnet_small": {"channels": [16, 32, 64, 136, 176]},
     "emisnet_tiny": {"channels": [16, 16, 32, 64, 64], "stem_stride": 2, "act": "hardswish"},
+    "emisnet_wide": {
+        "channels": [92, 122, 183, 366, 489],
+        "encoder_depths": [1, 1, 1, 1, 1],
+        "stem_stride": 2,
+        "icm_levels": [],
+        "local_kernel_size": 3,
+        "fusion_dilations": [],
+        "attention": False,
+        "context": False,
+    },
 }
 # What makes `emisnet_plus` the network as intended; its sizes and other options are tuned, so they may differ too.
 INTENDED = {"context_kernel_size": 3, "icm_inner_act": True}
@@ -48,7 +58,7 @@ def changes(name: str) -> dict[str, Any]:
 
 
 def test_there_are_so_many_model_configs() -> None:
-    assert len(MODELS) == 33
+    assert len(MODELS) == 35
     assert {*CHANGES, "emisnet", "emisnet_plus"} == set(EMISNETS)
 
 
