@@ -8,6 +8,7 @@ python -m tests.golden [model ...]     writes tests/golden.json anew, or these m
 import hashlib
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -94,15 +95,10 @@ def made_on() -> dict[str, str]:
     AVX-512 or not, and differ in generation."""
     kind = torch.backends.cpu.get_cpu_capability()
     info = Path("/proc/cpuinfo")
-    numbers = (
-        dict((part.strip() for part in line.split(":", 1)) for line in info.read_text().splitlines() if ":" in line)
-        if info.is_file()
-        else {}
-    )
-    generation = " ".join(numbers.get(key, "") for key in ("cpu family", "model"))
+    numbers = re.findall(r"^(?:cpu family|model)\s*: (\d+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
     return {
         "processor": processor(),
-        "generation": generation.strip(),
+        "family and model": " ".join(numbers[:2]),
         "instructions": kind,
         "torch": torch.__version__.split("+")[0],
     }

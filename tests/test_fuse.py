@@ -113,7 +113,8 @@ def test_the_table_holds_every_variant() -> None:
 def test_fused_has_so_many_fewer_parameters_and_macs(name: str) -> None:
     net, fused = folded(name)
     before, after = measure_cost(net), measure_cost(fused)
-    assert after.params < before.params and after.macs <= before.macs
+    assert after.params < before.params
+    assert after.macs < before.macs or name == "emisnet_wide"  # which has no ICM, EFAM or context to fold
     assert (before.params, after.params, before.macs, after.macs) == COSTS[name]
     assert list(fused.buffers()) == [], "a constant outside the parameters would not be counted"
 

@@ -1,6 +1,9 @@
 """A change of structure changes no number: forward passes and first losses of every model, against those on file."""
 
 import json
+import platform
+import re
+import sys
 
 import pytest
 import torch
@@ -15,6 +18,11 @@ AT_HOME = GOLDEN.pop(MADE_ON) == made_on()
 LOGITS, LOSSES = (1e-6, 1e-5) if AT_HOME else (1e-3, 3e-2)
 QUICK = ("emisnet_tiny", "emisnet_lite0", "egeunet")  # EMIS-Nets and a rival; the others are slow
 MEANT = "If that was meant (say why in the commit): python -m tests.golden"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="others tell it otherwise")
+def test_where_they_were_made_is_known_to_the_processors_generation() -> None:
+    assert re.fullmatch(r"\d+ \d+", made_on()["family and model"])
 
 
 def test_every_model_has_its_numbers() -> None:

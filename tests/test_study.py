@@ -94,7 +94,7 @@ def test_a_study_file_says_question_command_expectation_time_and_hardware(file: 
 
 def test_the_studies_the_project_promises_are_there() -> None:
     promised = {"ablation_modules", "ablation_ratio", "sweep_dilation", "sweep_channels", "sweep_loss", "baselines"}
-    assert promised | {"search"} <= {file.stem for file in STUDIES}
+    assert promised | {"search", "search_network"} <= {file.stem for file in STUDIES}
 
 
 # The plan
@@ -116,6 +116,16 @@ def test_the_module_ablation_plans_eleven_variants_for_each_seed(tmp_path: Path,
     assert "22 runs: 22 missing; 11 variants, seeds 0, 1" in told
     assert "2 of the 24 combinations are the same run as another" in told
     assert "time: about" in told and "disk: about" in told
+
+
+def test_the_search_over_networks_holds_the_number_of_parameters(tmp_path: Path) -> None:
+    """Of the network it starts from, and of one that it may propose."""
+    proposed = ("model.context=false", "model.icm_levels=[]", "model.channels=[32,48,64,96,96]")
+    for overrides in ((), proposed):
+        config = composed("experiment=search_network", "data=synthetic", "data.size=64", *overrides)
+        assert config["model"]["context_kernel_size"] == 3  # so that its rates are some
+        net = build_net(config["model"], quiet=True)
+        assert sum(parameter.numel() for parameter in net.parameters()) == pytest.approx(430000, rel=0.02)
 
 
 @pytest.mark.parametrize(

