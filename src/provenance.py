@@ -34,11 +34,17 @@ def short_commit(commit: str) -> str:
     return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
 
 
-def processor() -> str:
-    """The processor's name and cores, as Linux tells them."""
+def cpuinfo(key: str) -> list[str]:
+    """What Linux tells of each core under `key`, such as "model name"; elsewhere nothing."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    told = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in told if name.strip() == key]
+
+
+def processor() -> str:
+    """The processor's name and cores, as Linux tells them."""
+    names = cpuinfo("model name")
     return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 
 

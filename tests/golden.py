@@ -8,7 +8,6 @@ python -m tests.golden [model ...]     writes tests/golden.json anew, or these m
 import hashlib
 import json
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 from src.assemble import make_net, make_task
 from src.callbacks import StepSeed
 from src.config import composed
-from src.provenance import processor
+from src.provenance import cpuinfo, processor
 from tests.nets import MODELS, WARNING, build, unsettle
 
 FILE = Path(__file__).with_suffix(".json")
@@ -94,11 +93,9 @@ def made_on() -> dict[str, str]:
     and bytes, which another processor or torch may round otherwise. Its name is not enough: machines of one name have
     AVX-512 or not, and differ in generation."""
     kind = torch.backends.cpu.get_cpu_capability()
-    info = Path("/proc/cpuinfo")
-    numbers = re.findall(r"^(?:cpu family|model)\s*: (\d+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
     return {
         "processor": processor(),
-        "family and model": " ".join(numbers[:2]),
+        "family and model": " ".join(cpuinfo("cpu family")[:1] + cpuinfo("model")[:1]),
         "instructions": kind,
         "torch": torch.__version__.split("+")[0],
     }

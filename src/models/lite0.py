@@ -140,9 +140,8 @@ class EMISNetLite0(EMISNet):
                     width = stage.width
             self.encoder[i] = nn.Sequential(*blocks)
         if encoder_weights and next(self.parameters()).device.type != "meta":  # there, only shapes are asked for
-            parts = self.encoder_parts().state_dict()
-            held = load_file(IMAGENET)
-            self.encoder_parts().load_state_dict({name: held[name] for name in parts})
+            parts, held = self.encoder_parts(), load_file(IMAGENET)
+            parts.load_state_dict({name: held[name] for name in parts.state_dict()})
 
     def encoder_parts(self) -> nn.ModuleDict:
         """Stem and stages: what ImageNet's weights are for."""

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from src.config import composed
 from src.rundir import RunDir
 from src.train import train
 from src.weights import read_checkpoint
-from tests.conftest import PATIENCE, REPO
+from tests.conftest import PATIENCE, REPO, wait_until
 from tests.test_resume import ARGUMENTS, assert_same, finish, said
 
 # Stays in a function when it is called for the n-th time, and says by a file that it is there.
@@ -57,11 +56,8 @@ def interrupted(folder: Path, number: int, place: str, name: str, *, call: int =
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-    end = time.monotonic() + PATIENCE
     try:
-        while not marker.is_file():
-            assert process.poll() is None and time.monotonic() < end, said(folder).read_text()
-            time.sleep(0.01)
+        wait_until(marker.is_file, process, said(folder).read_text)
         process.send_signal(number)
         process.send_signal(number)  # an echo, as Slurm and `uv run` make it
         assert process.wait(timeout=PATIENCE) == 128 + number, said(folder).read_text()
