@@ -1,5 +1,6 @@
 """The web page: what happens behind it, what its server refuses, and the page in a real browser."""
 
+import asyncio
 import csv
 import gc
 import io
@@ -10,7 +11,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -295,11 +296,12 @@ class Served:
 
 @contextmanager
 def letting_loops_go() -> Iterator[None]:
-    """Gradio makes event loops that it neither uses nor closes (gradio.utils.safe_get_lock): collected in here, where
-    nobody is told, and not in another test."""
+    """Gradio makes event loops that it neither uses nor closes (gradio.utils.safe_get_lock), and leaves the last as
+    this thread's own: collected in here, where nobody is told, and not in another test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         yield
+        asyncio.set_event_loop(None)
         gc.collect()
 
 
@@ -307,12 +309,11 @@ def letting_loops_go() -> Iterator[None]:
 def running(looker: Looker, **settings: Any) -> Iterator[Served]:
     from src.webapp.server import opened, serving
 
-    with (
-        opened("127.0.0.1", 0) as listener,
-        letting_loops_go(),
-        serving(looker, names=own_names("127.0.0.1"), **settings) as server,
-    ):
-        gc.collect()
+    with ExitStack() as open_here:
+        listener = open_here.enter_context(opened("127.0.0.1", 0))
+        # not around all of it: a server may outlive the phase of a test that began it, pytest's filters back
+        with letting_loops_go():
+            server = open_here.enter_context(serving(looker, names=own_names("127.0.0.1"), **settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
