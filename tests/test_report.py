@@ -6,10 +6,12 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from scipy import stats
 
 from src.comparison import compare
@@ -205,6 +207,30 @@ def test_a_report_leaves_tables_plots_and_a_page(study: tuple[Path, list[StudyRu
     assert "per-image means at native size" in drawn.replace("\n", " ")  # beside its outlines, as a comment
     with pytest.raises(ValueError, match="figures=gif"):
         write_report(Request(folder, runs, folder / "report", "mine", figures="gif"))
+
+
+def test_variants_of_many_settings_leave_room_for_what_is_drawn(
+    study: tuple[Path, list[StudyRun]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, runs = study
+    many = ", ".join(f"model.setting_number_{i}=[1, 2, 3, {i}]" for i in range(8))
+    runs = [replace(run, variant=f"{run.variant}, {many}") for run in runs]
+    cut, narrow = [], []
+
+    def look(figure: Figure, path: Path, **_: Any) -> None:
+        figure.draw_without_rendering()
+        legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
+        for legend in legends:
+            box = legend.get_window_extent()
+            if not (figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0):
+                cut.append(path.stem)
+        for axis in figure.axes:
+            if min(axis.get_window_extent().size) < figure.dpi:  # an inch
+                narrow.append(path.stem)
+
+    monkeypatch.setattr("src.reporting.plots.save_figure", look)
+    write_report(Request(folder, runs, tmp_path / "report", "mine", figures="svg"))
+    assert not cut and not narrow
 
 
 # ---- any run directories

@@ -19,6 +19,8 @@ from src.reporting.gallery import Gallery
 FORMATS = ("png", "pdf", "svg")
 COLUMNS, ROWS = 7, 6  # of the sheet of masks
 DPI = 150
+WRAP = 32  # letters of a variant's name in a line; one of eight settings has 200
+LETTER, LINE = 0.055, 0.125  # inches, at 7 points
 
 
 def write_plots(panels: Mapping[str, Any], gallery: Gallery, folder: Path, note: str, kind: str = "png") -> list[Path]:
@@ -67,6 +69,16 @@ def _axes(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[0])
 
 
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, WRAP)
+
+
+def _extent(names: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches of names below each other, at 7 points."""
+    lines = [line for name in names for line in name.split("\n")]
+    return LETTER * max(map(len, lines)), LINE * len(lines) + 0.05 * len(names)
+
+
 def _label(panels: Mapping[str, Any]) -> str:
     return f"{panels['part']} {panels['metric']}"
 
@@ -94,8 +106,12 @@ def _pareto(panels: Mapping[str, Any]) -> Figure:
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
+    """Beside the axes, for which the figure grows by as much as the names take."""
     handles, names = axis.get_legend_handles_labels()
     if names:
+        names = [_wrapped(name) for name in names]
+        width, height = _extent(names)
+        figure.set_size_inches(figure.get_figwidth() + width, max(figure.get_figheight(), height + 0.4))
         figure.legend(handles, names, loc="outside right upper", fontsize=7, frameon=False)
 
 
@@ -103,19 +119,21 @@ def _distributions(panels: Mapping[str, Any]) -> Figure:
     scores = panels["distributions"]["scores"]
     reference = scores[panels["reference"]]
     others = {name: values for name, values in scores.items() if name != panels["reference"]}
-    figure, axes = _axes(2 if others else 1, 4.6, 1.2 + 0.32 * len(scores))
+    width, height = _extent([_wrapped(name) for name in scores])
+    figure, axes = _axes(2 if others else 1, 3.6 + width, 1.2 + max(0.32 * len(scores), 1.5 * height))
     _boxes(axes[0], scores, f"{_label(panels)} of each image")
     if others:
         paired = {name: np.subtract(values, reference).tolist() for name, values in others.items()}
-        _boxes(axes[1], paired, f"{panels['metric']} of each image, minus {panels['reference']}")
+        label = f"{panels['metric']} of each image, minus {panels['reference']}"
+        _boxes(axes[1], paired, textwrap.fill(label, 2 * WRAP))
         axes[1].axvline(0, color="0.5", lw=0.8)
     return figure
 
 
 def _boxes(axis: Axes, values: Mapping[str, Sequence[float]], label: str) -> None:
     axis.boxplot(
-        list(values.values()), tick_labels=list(values), orientation="horizontal", showmeans=True, widths=0.6,
-        flierprops={"ms": 2, "alpha": 0.5}, medianprops={"color": "black"},
+        list(values.values()), tick_labels=[_wrapped(name) for name in values], orientation="horizontal",
+        showmeans=True, widths=0.6, flierprops={"ms": 2, "alpha": 0.5}, medianprops={"color": "black"},
         meanprops={"marker": "D", "ms": 3, "mfc": "white", "mec": "black"},
     )  # fmt: skip
     axis.invert_yaxis()
@@ -135,7 +153,7 @@ def _sweeps(panels: Mapping[str, Any]) -> Figure | None:
             at = [places[str(point["value"])] for point in line["points"]]
             means = [point["mean"] for point in line["points"]]
             spread = [point["std"] or 0 for point in line["points"]]
-            axis.plot(at, means, marker="o", ms=4, color=colour, label=line["name"] or None)
+            axis.plot(at, means, marker="o", ms=4, color=colour, label=_wrapped(line["name"]) or None)
             axis.fill_between(at, np.subtract(means, spread), np.add(means, spread), color=colour, alpha=0.15, lw=0)
             for x, point in zip(at, line["points"], strict=True):
                 axis.plot([x] * len(point["seeds"]), point["seeds"], ".", ms=3, color=colour, alpha=0.6)
@@ -222,10 +240,11 @@ def _overlays(panels: Mapping[str, Any], gallery: Gallery) -> Figure | None:
     if not gallery.pictures:
         return None
     variants, pictures = gallery.variants[:COLUMNS], gallery.pictures[:ROWS]
+    titles = {variant: textwrap.fill(variant, 22) for variant in variants}
+    height = 1.75 * len(pictures) + 0.3 + LINE * max(title.count("\n") + 1 for title in titles.values())
     figure, axes = plt.subplots(
-        len(pictures), len(variants), figsize=(1.7 * len(variants), 1.75 * len(pictures) + 0.4), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
+        len(pictures), len(variants), figsize=(1.7 * len(variants), height), layout="constrained", squeeze=False
+    )
     for row, picture in zip(axes, pictures, strict=True):
         for axis, variant in zip(row, variants, strict=True):
             axis.imshow(tile({"image": picture.image, "mask": picture.mask, "pred": picture.preds[variant]}))
@@ -233,7 +252,7 @@ def _overlays(panels: Mapping[str, Any], gallery: Gallery) -> Figure | None:
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(picture.id[:20], fontsize=5)
     for axis, variant in zip(axes[0], variants, strict=True):
-        axis.set_title(textwrap.fill(variant, 22), fontsize=6)
+        axis.set_title(titles[variant], fontsize=6)
     what = "Where a variant changes the mask most" if gallery.changes else "The worst scores"
     figure.suptitle(f"{what}: truth green, prediction red", fontsize=8)
     return figure
