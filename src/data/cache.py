@@ -2,11 +2,10 @@
 
     <folder>/<dataset>/<kind>-<height>x<width>-<key>/     pixels.bin, index.json, thumbs.npy, and what
                                                           is remembered of them
-    <folder>/<dataset>/files-<root>.json                  SHA-256 of each source file with its size and times
 
-The key is made of the content of the source files, of the size, of the kind of view and of how masks read. So a changed
-file leads to another directory, a moved or copied dataset to the same one; no source file is read to find that out
-unless its size or times changed. A directory is written under another name, synced and renamed: it is whole or absent.
+The key is made of the content of the source files (src.data.digests), of the size, of the kind of view and of how masks
+read. So a changed file leads to another directory, a moved or copied dataset to the same one. A directory is written
+under another name, synced and renamed: it is whole or absent.
 """
 
 import errno
@@ -27,7 +26,7 @@ import cv2
 import numpy as np
 import PIL
 
-from src.data.decode import require_regular
+from src.data.digests import Faults, file_digests, file_states
 from src.data.duplicates import pixel_digest, thumbnail
 from src.data.pairs import Pair
 from src.data.stores import stored
@@ -39,18 +38,6 @@ from src.progress import in_threads
 FORMAT = 1
 DAY = 86400  # seconds; an unfinished directory that old belongs to a killed process
 Load = Callable[[str], tuple[np.ndarray, np.ndarray]]
-
-
-class Faults(ValueError):
-    """What is wrong with the files, one line each."""
-
-    def __init__(self, faults: Sequence[str]):
-        super().__init__("\n".join(faults))
-        self.faults = list(faults)
-
-
-class Unreadable(Faults):
-    """Files of which not even the bytes can be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +121,8 @@ def open_store(
         if (store := _opened(target)) is None:
             with lock(target.with_name(f"{target.name}.lock")):
                 if (store := _opened(target)) is None:  # else another process built it while we waited
-                    before = _states(files)
-                    store = _build(target, kind, size, ids, load, lambda: _states(files) == before)
+                    before = file_states(files)
+                    store = _build(target, kind, size, ids, load, lambda: file_states(files) == before)
         with suppress(OSError):  # a cache that others made
             os.utime(target / "index.json")  # last used now
         return store
@@ -224,78 +211,6 @@ def _prepared(
     except ValueError as error:
         return str(error)
     return *view(image, mask, kind, size), float(mask.mean()), pixel_digest(image), thumbnail(image)
-
-
-def file_digests(files: Sequence[Path], root: Path, folder: Path | None) -> list[str]:
-    """SHA-256 of each file under `root`; with a `folder` that remembers them computed only for those whose size or
-    times are not as they were. Unreadable: files that are not there or not readable; OSError: of `folder`."""
-    if folder is None:
-        return _hashed(files, root.name)
-    root = root.resolve()
-    known_at = folder / f"files-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
-    names, states = _names(root, files), _states(files)
-    try:
-        known = json.loads(known_at.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    changed = [i for i, name in enumerate(names) if known.get(name, [None])[:-1] != states[i]]
-    if changed:
-        digests = _hashed([files[i] for i in changed], folder.name)
-        for i, digest in zip(changed, digests, strict=True):
-            known[names[i]] = [*states[i], digest]
-        write_text(known_at, json.dumps(known))  # on one line: with an indent json is ten times slower
-    return [known[name][-1] for name in names]
-
-
-def _names(root: Path, files: Sequence[Path]) -> list[str]:
-    """Of each file the one name that it has, however the root is written: its true path, from `root` on."""
-    names, folders = [], {}  # a folder is resolved once: for every file that takes a system call for each level
-    for path in map(os.fspath, files):
-        place, name = os.path.split(path)
-        if os.path.islink(path):
-            names.append(os.path.relpath(os.path.realpath(path), root))
-            continue
-        if place not in folders:
-            folders[place] = os.path.relpath(os.path.realpath(place), root)
-        names.append(os.path.join(folders[place], name) if folders[place] != "." else name)
-    return names
-
-
-def _states(files: Sequence[Path]) -> list[list[int]]:
-    """Size, time of modification and of change (tools that copy keep the former) of each file, as it is now."""
-    states, faults = [], []
-    for file in files:
-        try:
-            require_regular(file)
-            stat = os.stat(file)
-            states.append([stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-        except OSError as error:
-            faults.append(f"{file}: {error.strerror}; restore it")
-        except ValueError as error:
-            faults.append(str(error))
-    if faults:
-        raise Unreadable(faults)
-    return states
-
-
-def _hashed(files: Sequence[Path], what: str) -> list[str]:
-    """SHA-256 of each file. Unreadable."""
-    found = list(in_threads(_sha256, files, f"hashing {what}"))
-    if faults := [str(one) for one in found if isinstance(one, ValueError)]:
-        raise Unreadable(faults)
-    return [str(one) for one in found]
-
-
-def _sha256(file: Path) -> str | ValueError:
-    """Or why there is none."""
-    try:
-        require_regular(file)
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        return ValueError(f"{file}: {error.strerror}; make it readable, or move it away")
-    except ValueError as error:
-        return error
 
 
 if __name__ == "__main__":

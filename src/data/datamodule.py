@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader
 
-from src.data.cache import Faults, Unreadable
 from src.data.checks import mixed_kinds
+from src.data.digests import Faults, Unreadable
 from src.data.leaks import refuse_leaks
 from src.data.pairs import PairingError
 from src.data.sampler import EpochSampler, Share, WholeBatches, images_per_epoch

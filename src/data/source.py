@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from src.data.cache import PixelStore, file_digests, open_store
+from src.data.cache import PixelStore, open_store
 from src.data.checks import differ, mask_kinds
 from src.data.decode import image_size, read_image, read_labels, read_mask
+from src.data.digests import file_digests
 from src.data.duplicates import NOT_ALL, compares_all
 from src.data.folds import DEFAULT_FOLDS, available_folds, fold_split, kfold, lesion_areas, load_folds
 from src.data.groups import near_duplicates

@@ -28,7 +28,7 @@ from src.trained import Trained, onnx_metadata, open_trained
 from src.weights import write_sha256
 
 if TYPE_CHECKING:  # not installed without the extra `engines`
-    import onnx
+    from onnx import ModelProto
 
 FILES = {"onnx": "model.onnx", "onnx_int8": "model_int8.onnx", "pt2": "model.pt2", "executorch": "model.pte"}
 BUNDLE = "bundle"  # a folder of the run's name
@@ -116,7 +116,7 @@ class _Forms:
         return traced(self.folded, self.size, dynamic=False)
 
     @cached_property
-    def onnx(self) -> "tuple[onnx.ModelProto, Traced]":
+    def onnx(self) -> "tuple[ModelProto, Traced]":
         """In ONNX, where more may stand in the way of any size; computes as the network does, or ValueError."""
         if self.general.least is not None:
             try:
@@ -130,12 +130,12 @@ class _Forms:
         return self._fixed(self.general), self.general
 
     @cached_property
-    def blocked(self) -> "tuple[onnx.ModelProto, Traced]":
+    def blocked(self) -> "tuple[ModelProto, Traced]":
         form = traced(blocked(self.folded), self.size, dynamic=False)
         form = replace(form, note="arranged by src.models.blocked, which suits ONNX Runtime")
         return self._fixed(form), form
 
-    def _fixed(self, form: Traced) -> "onnx.ModelProto":
+    def _fixed(self, form: Traced) -> "ModelProto":
         try:
             return to_onnx(form.program)
         except Exception as error:  # the exporter's are of every kind
@@ -159,7 +159,7 @@ def _write_onnx(
     return form, [*told, f"opset {version}"]
 
 
-def _runner(model: "onnx.ModelProto") -> Callable[[Tensor], Tensor]:
+def _runner(model: "ModelProto") -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
