@@ -24,8 +24,8 @@ train: env ## train EMIS-Net on generated images on the CPU (under 3 minutes), n
 	$(BIN)/python -m src.train experiment=quickstart
 
 lint: env ## formatting, lint rules and types
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests experiments
+	$(BIN)/ruff check src tests experiments
 	$(BIN)/mypy
 
 test: lint ## environment, lint, types and the quick tests (set EMISNET_DATA to run the real-data tests)

@@ -80,7 +80,7 @@ def training(overrides: tuple[str, ...], steps: int, rounds: int) -> dict[str, A
         task = make_task(config, net, source)
         batch = next(iter(source.train_dataloader()))
         plain = plain_step(config, copy.deepcopy(task), batch)
-        same = DataLoader([batch] * (WARM + steps), batch_size=None)
+        same: Any = DataLoader([batch] * (WARM + steps), batch_size=None)  # type: ignore[arg-type]  # a list will do
         pairs: dict[str, list[tuple[float, float]]] = {"loop": [], "training": []}
         for number in range(rounds):
             for way in list(pairs) if number % 2 == 0 else list(pairs)[::-1]:
@@ -147,7 +147,7 @@ def paired_steps(
     changed = {"max_epochs": 1, "limit_train_batches": steps, "limit_val_batches": 0, "callbacks": {}}
     with logged_to(run.path / "train.log"):
         trainer = make_trainer({**config, "trainer": {**config["trainer"], **changed}}, run, False, None, None)
-        trainer.callbacks.append(Clock())
+        trainer.callbacks.append(Clock())  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         trainer.fit(task, train_dataloaders=loader)
     return pairs
 

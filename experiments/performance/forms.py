@@ -33,7 +33,7 @@ from src.models.blocked import blocked
 from src.models.cost import measure_cost
 from src.models.emisnet import EMISNet
 from src.models.fuse import fuse
-from src.rundir import provenance
+from src.provenance import provenance
 
 SIZE, SECONDS, OPERATORS = 256, 25.0, 9
 NETWORKS = ("emisnet", "emisnet_tiny")
@@ -71,7 +71,8 @@ def main() -> None:
     lines, image = sys.argv[1:] or list(NETWORKS), random_images(1, 3, SIZE)
     floor = measure_floor()
     sentence = told(conditions("cpu", SIZE, provenance()["commit"]))
-    rows, told_shares = [], []
+    rows: list[list[str]] = []
+    told_shares: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for line in lines:
             calls, counts, nets = {}, {}, forms(line)

@@ -33,7 +33,7 @@ from src.build import build_net
 from src.exporting.onnx_file import export_onnx
 from src.models.blocked import blocked
 from src.models.fuse import fuse
-from src.rundir import provenance
+from src.provenance import provenance
 
 SIZE, SECONDS = 256, 15.0
 OPERATORS = 6  # told of each network

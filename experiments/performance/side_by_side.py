@@ -18,7 +18,7 @@ import torch
 
 from src.benchmarking.machine import conditions, load
 from src.benchmarking.tables import table, told
-from src.rundir import provenance
+from src.provenance import provenance
 
 RUNS, SIZE = 8, 64
 STUDY = [

@@ -23,7 +23,7 @@ from src.benchmarking.rounds import in_turns, latency_of
 from src.benchmarking.tables import told
 from src.build import build_net
 from src.losses import BCELoss, TverskyLoss, WeightedSum
-from src.rundir import provenance
+from src.provenance import provenance
 
 SIZE, BATCH, SECONDS = 128, 8, 15.0
 NETWORKS = ("emisnet", "emisnet stem_stride=2", "emisnet_tiny", "unext", "unet")
