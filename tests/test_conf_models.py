@@ -25,7 +25,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "emisnet_ratio_d3111": {"decoder_depths": [3, 1, 1, 1]},
     "emisnet_small": {"channels": [16, 32, 64, 136, 176]},
     "emisnet_tiny": {"channels": [16, 16, 32, 64, 64], "stem_stride": 2, "act": "hardswish"},
-    "emisnet_wide": {
+    "emisnet_plus": {
         "channels": [92, 122, 183, 366, 489],
         "encoder_depths": [1, 1, 1, 1, 1],
         "stem_stride": 2,
@@ -36,7 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "context": False,
     },
 }
-# What makes `emisnet_plus` the network as intended; its sizes and other options are tuned, so they may differ too.
+# What makes `emisnet_intended` the network as intended; its sizes and other options are tuned, so they may differ too.
 INTENDED = {"context_kernel_size": 3, "icm_inner_act": True}
 TUNED = {
     "channels",
@@ -59,7 +59,7 @@ def changes(name: str) -> dict[str, Any]:
 
 def test_there_are_so_many_model_configs() -> None:
     assert len(MODELS) == 35
-    assert {*CHANGES, "emisnet", "emisnet_plus"} == set(EMISNETS)
+    assert {*CHANGES, "emisnet", "emisnet_intended"} == set(EMISNETS)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -75,8 +75,8 @@ def test_a_variant_changes_what_its_comment_says_and_nothing_else(name: str) -> 
     assert changes(name) == CHANGES[name]
 
 
-def test_plus_is_the_network_as_intended() -> None:
-    changed = changes("emisnet_plus")
+def test_intended_is_the_network_as_intended() -> None:
+    changed = changes("emisnet_intended")
     assert INTENDED.items() <= changed.items()
     assert changed.keys() - INTENDED.keys() <= TUNED
 
@@ -92,7 +92,7 @@ def test_a_ratio_is_in_the_name_the_comment_and_the_depths(name: str) -> None:
     assert digits in comment or (side and "decoder" in comment)
 
 
-@pytest.mark.parametrize("name", [*CHANGES, "emisnet_plus"])
+@pytest.mark.parametrize("name", [*CHANGES, "emisnet_intended"])
 def test_a_variant_is_a_comment_its_parent_and_what_differs(name: str) -> None:
     text = (CONF / "model" / f"{name}.yaml").read_text()
     assert text.startswith("# ")

@@ -58,7 +58,7 @@ def children_of(names: list[str], parent: str) -> list[str]:
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["whole", "fused"])
-@pytest.mark.parametrize("name", ["emisnet", "emisnet_plus", "emisnet_no_efam"])
+@pytest.mark.parametrize("name", ["emisnet", "emisnet_intended", "emisnet_no_efam"])
 def test_parts_sum_to_stages_and_stages_to_the_total(name: str, folded: bool) -> None:
     net = meta(name)
     cost = measure_cost(fuse(net) if folded else net)
@@ -85,7 +85,7 @@ def test_a_rivals_parts_sum_to_its_total(name: str) -> None:
 
 def test_every_convolution_costs_its_formula() -> None:
     """MACs = H_out W_out C_out C_in / groups k^2, read off the real forward pass."""
-    net, expected = build("emisnet_plus", "model.fusion_kernel_size=3").eval(), {}  # 1x1 kernels are computed as one
+    net, expected = build("emisnet_intended", "model.fusion_kernel_size=3").eval(), {}  # 1x1 ones are computed as one
 
     def note(name: str, conv: nn.Conv2d, _: Any, out: torch.Tensor) -> None:
         expected[name] = out[0].numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
@@ -124,7 +124,7 @@ def rival(name: str) -> nn.Module:
     return build(name)
 
 
-@pytest.mark.parametrize("name", ["emisnet", "emisnet_plus", "emisnet_no_ghost", *BASELINES])
+@pytest.mark.parametrize("name", ["emisnet", "emisnet_intended", "emisnet_no_ghost", *BASELINES])
 def test_a_second_counter_agrees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = rival(name)
     # 5 % is what is asked; they count the same operations, up to the product of EFAM's weights with a vector.

@@ -45,13 +45,13 @@ def logged(
     if (made := runs / STUDY / "other-seed0" / "config.yaml").is_file():
         return runs / STUDY
     config = tiny("logger=wandb", f"study={STUDY}", "tags=[mine]", "test=true", f"runs={runs}")
-    config["overrides"] = ["model=emisnet_plus", "optim.lr=1e-3", f"study={STUDY}"]
+    config["overrides"] = ["model=emisnet_intended", "optim.lr=1e-3", f"study={STUDY}"]
     run = Path(config["run_dir"])
     plan = [StudyRun(run.name, "plus, lr=1e-3", 0, 1, 1), StudyRun("other-seed0", "plus, lr=1e-2", 0, 1, 1)]
     write_plan(run.parent, plan, command=["experiment=sweep_loss"], commit="")
     train(config)
     made.parent.mkdir(exist_ok=True)
-    typed = {**config, "overrides": ["model=emisnet_plus", "optim.lr=1e-2", f"study={STUDY}"]}
+    typed = {**config, "overrides": ["model=emisnet_intended", "optim.lr=1e-2", f"study={STUDY}"]}
     made.write_text(yaml.safe_dump(typed))
     return run.parent
 
@@ -71,7 +71,7 @@ def test_panels_show_what_a_run_writes(logged: Path) -> None:
     records = [json.loads(line) for line in read(path).splitlines()]
     (run,) = [record["run"] for record in records if record["type"] == "run"]
     assert run["run_group"] == STUDY and seen["config"]["variant"] == "plus, lr=1e-3"
-    assert seen["tags"] == ["emisnet_plus", "synthetic", "bce_dice", "mine"]
+    assert seen["tags"] == ["emisnet_intended", "synthetic", "bce_dice", "mine"]
     assert seen["summary"]["best/epoch"] in (1, 2)
     curves = {key for record in records if record["type"] == "history" for key in record["history"]["item"]}
     for name, made in specification(board).items():

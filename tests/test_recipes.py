@@ -34,7 +34,7 @@ CHANGES = {
 
 
 def recipe(name: str) -> dict[str, Any]:
-    return composed(f"recipe={name}", "model=emisnet_plus", "data=kvasir_seg", "threads=1")
+    return composed(f"recipe={name}", "model=emisnet_intended", "data=kvasir_seg", "threads=1")
 
 
 def test_there_are_so_many_recipes() -> None:
@@ -68,9 +68,9 @@ def test_limits_out_of_range(limits: dict[str, float], said: str) -> None:
 
 def test_runs_are_named_by_what_differs_and_defaults_by_their_value() -> None:
     """A key that came later is left out of a run's identity at its default, and is still named where others differ."""
-    plain = composed("model=emisnet_plus", "threads=1")
-    mixed = composed("model=emisnet_plus", "threads=1", "data.mix=0.5")
-    assert config_labels([plain, mixed]) == ["emisnet_plus, data.mix=0.0", "emisnet_plus, data.mix=0.5"]
+    plain = composed("model=emisnet_intended", "threads=1")
+    mixed = composed("model=emisnet_intended", "threads=1", "data.mix=0.5")
+    assert config_labels([plain, mixed]) == ["emisnet_intended, data.mix=0.0", "emisnet_intended, data.mix=0.5"]
     earlier = {**plain, "choices": {key: name for key, name in plain["choices"].items() if key != "recipe"}}
     assert len(set(config_labels([plain, earlier]))) == 1  # of before there were recipes
-    assert config_labels([plain, recipe("lr_low")])[1].startswith("emisnet_plus, data=kvasir_seg, recipe=lr_low")
+    assert config_labels([plain, recipe("lr_low")])[1].startswith("emisnet_intended, data=kvasir_seg, recipe=lr_low")

@@ -261,9 +261,9 @@ def test_directories_are_named_by_what_differs(tmp_path: Path) -> None:
     found = directory_runs([tmp_path / "run*"])
     assert [Path(run.name) for run in found] == paths[:4] and [run.seed for run in found] == [0, 1, 0, 0]
     assert [run.variant for run in found] == [
-        "emisnet_plus, loss=bce_dice, optim.lr=0.001",
-        "emisnet_plus, loss=bce_dice, optim.lr=0.001",
-        "emisnet_plus, loss=bce_dice, optim.lr=0.5",
+        "emisnet_intended, loss=bce_dice, optim.lr=0.001",
+        "emisnet_intended, loss=bce_dice, optim.lr=0.001",
+        "emisnet_intended, loss=bce_dice, optim.lr=0.5",
         "unet, loss=dice",
     ]
 
@@ -281,7 +281,7 @@ def test_two_ways_to_ask_and_no_third(study: tuple[Path, list[StudyRun]], tmp_pa
     assert neither.returncode == 2 and "which runs?" in neither.stderr
     done = call(main, f"run=[{folder}/plain-seed*]", f"out={tmp_path / 'out'}", "metrics=dice")
     # copies of one run are one run: the first
-    assert done.returncode == 0 and "| emisnet_plus | 1 |" in done.stdout, done.stderr
+    assert done.returncode == 0 and "| emisnet_intended | 1 |" in done.stdout, done.stderr
     assert read_csv(tmp_path / "out" / "results.csv")[0]["run"] == str(folder / runs[0].name)
 
 

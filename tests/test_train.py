@@ -83,7 +83,7 @@ def test_another_seed_gives_another_run(tiny, trained_run: Path) -> None:
 
 def test_the_directory_is_named_by_what_defines_the_run(tiny) -> None:
     name = Path(tiny()["run_dir"]).name
-    assert name.startswith("emisnet_plus-") and name.endswith("-seed0")
+    assert name.startswith("emisnet_intended-") and name.endswith("-seed0")
     assert Path(tiny("logger=csv", "data.num_workers=3", "tags=[a]")["run_dir"]).name == name
     assert Path(tiny("optim.lr=0.5")["run_dir"]).name != name
     assert Path(tiny("seed=3")["run_dir"]).name == name.replace("-seed0", "-seed3")  # one hash, many seeds
@@ -311,6 +311,6 @@ def test_what_wandb_recorded_of_a_run(tiny) -> None:
     (file,) = run_files(Path(config["run_dir"]))
     (run,) = [record["run"] for record in map(json.loads, read(file).splitlines()) if record["type"] == "run"]
     kept = summary(file)["summary"]
-    assert run["run_group"] == "mine" and run["tags"] == ["emisnet_plus", "synthetic", "bce_dice", "a", "b"]
+    assert run["run_group"] == "mine" and run["tags"] == ["emisnet_intended", "synthetic", "bce_dice", "a", "b"]
     assert kept["cost/params"] == RunDir(Path(config["run_dir"])).metrics()["cost"]["params"]
     assert "val/dice" in kept and "test_native/dice" in kept

@@ -42,7 +42,7 @@ from src.study import StudyRun, study_states, write_plan
 HERE = Path(__file__).parent
 # The smallest run that has every stage of a real one.
 TINY = (
-    *("model=emisnet_plus", "model.channels=[4,4,8,8,8]", "data=synthetic", "data.counts=[8,2,2]", "data.size=32"),
+    *("model=emisnet_intended", "model.channels=[4,4,8,8,8]", "data=synthetic", "data.counts=[8,2,2]", "data.size=32"),
     *("data.native_size=[48,56]", "data.batch_size=4", "data.num_workers=0", "trainer.max_epochs=1", "threads=1"),
     *("logger=none", "trainer.enable_progress_bar=false", "trainer.gradient_clip_val=null"),
 )

@@ -261,7 +261,7 @@ def _warn_of_dilated_1x1(context_dilation: int, fusion_dilation: int) -> None:
         warnings.warn(
             f"A dilation > 1 meets a 1x1 kernel in {' and '.join(parts)}: a 1x1 kernel has one tap, so the rate "
             "changes nothing. This is the network as published; for a real dilation use context_kernel_size=3, "
-            "fusion_kernel_size=3 (model=emisnet_plus has the first).",
+            "fusion_kernel_size=3 (model=emisnet_intended has the first).",
             UserWarning,
             stacklevel=3,
         )
