@@ -30,7 +30,7 @@ from src.train import train
 REPO = Path(__file__).resolve().parent.parent
 PATIENCE = 1000.0  # s, that a test waits for what takes seconds: on some machines it takes minutes
 Call = Callable[..., subprocess.CompletedProcess[str]]  # an entry point and its arguments; see the fixture `call`
-# Small enough for seconds, with every stage of a real run; `plus` has no published 1x1 dilation to warn of.
+# Small enough for seconds, with every stage of a real run; it has no published 1x1 dilation to warn of.
 TINY_MODEL = ("model=emisnet_intended", "model.channels=[4,4,8,8,8]")
 QUIET = ("data.num_workers=0", "logger=none", "trainer.enable_progress_bar=false", "threads=1")
 TINY = (

@@ -300,20 +300,21 @@ def letting_loops_go() -> Iterator[None]:
     this thread's own: collected in here, where nobody is told, and not in another test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        asyncio.set_event_loop(None)
-        gc.collect()
+        try:
+            yield
+        finally:
+            asyncio.set_event_loop(None)
+            gc.collect()
 
 
 @contextmanager
 def running(looker: Looker, **settings: Any) -> Iterator[Served]:
     from src.webapp.server import opened, serving
 
-    with ExitStack() as open_here:
-        listener = open_here.enter_context(opened("127.0.0.1", 0))
-        # not around all of it: a server may outlive the phase of a test that began it, pytest's filters back
+    with opened("127.0.0.1", 0) as listener, ExitStack() as while_served:
+        # not around all of it: a server may outlive the phase of a test that began it, and the filters of that phase
         with letting_loops_go():
-            server = open_here.enter_context(serving(looker, names=own_names("127.0.0.1"), **settings))
+            server = while_served.enter_context(serving(looker, names=own_names("127.0.0.1"), **settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

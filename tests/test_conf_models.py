@@ -75,7 +75,7 @@ def test_a_variant_changes_what_its_comment_says_and_nothing_else(name: str) -> 
     assert changes(name) == CHANGES[name]
 
 
-def test_intended_is_the_network_as_intended() -> None:
+def test_intended_has_real_dilation_and_icm_with_activations() -> None:
     changed = changes("emisnet_intended")
     assert INTENDED.items() <= changed.items()
     assert changed.keys() - INTENDED.keys() <= TUNED

@@ -47,7 +47,7 @@ def logged(
     config = tiny("logger=wandb", f"study={STUDY}", "tags=[mine]", "test=true", f"runs={runs}")
     config["overrides"] = ["model=emisnet_intended", "optim.lr=1e-3", f"study={STUDY}"]
     run = Path(config["run_dir"])
-    plan = [StudyRun(run.name, "plus, lr=1e-3", 0, 1, 1), StudyRun("other-seed0", "plus, lr=1e-2", 0, 1, 1)]
+    plan = [StudyRun(run.name, "intended, lr=1e-3", 0, 1, 1), StudyRun("other-seed0", "intended, lr=1e-2", 0, 1, 1)]
     write_plan(run.parent, plan, command=["experiment=sweep_loss"], commit="")
     train(config)
     made.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def test_panels_show_what_a_run_writes(logged: Path) -> None:
     seen = summary(path)
     records = [json.loads(line) for line in read(path).splitlines()]
     (run,) = [record["run"] for record in records if record["type"] == "run"]
-    assert run["run_group"] == STUDY and seen["config"]["variant"] == "plus, lr=1e-3"
+    assert run["run_group"] == STUDY and seen["config"]["variant"] == "intended, lr=1e-3"
     assert seen["tags"] == ["emisnet_intended", "synthetic", "bce_dice", "mine"]
     assert seen["summary"]["best/epoch"] in (1, 2)
     curves = {key for record in records if record["type"] == "history" for key in record["history"]["item"]}
@@ -156,7 +156,7 @@ def test_what_did_not_arrive_is_named(logged: Path, tmp_path: Path) -> None:
     records = [json.loads(line) for line in read(file).splitlines()]
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
     names = [str(p.relative_to(file.parent / "files")) for p in (file.parent / "files").rglob("*") if p.is_file()]
-    run = StudyRun(path.name, "plus", 0, 1, 1)
+    run = StudyRun(path.name, "intended", 0, 1, 1)
 
     def missing(**lost: Any) -> list[str]:
         online = Online(**{"config": seen["config"], "rows": rows, "summary": seen["summary"], "names": names, **lost})

@@ -15,7 +15,7 @@ from src.models.emisnet import EMISNet, ScaleFusion, pad_to_multiple
 from tests.nets import EMISNETS, WARNING, build, max_diff, model_config, quiet, seeded, unsettle, worst_gradient
 
 SMALL = (4, 6, 8, 10, 12)
-PLUS = {"context_kernel_size": 3, "fusion_kernel_size": 3}  # no 1x1 kernel meets a dilation
+DILATED = {"context_kernel_size": 3, "fusion_kernel_size": 3}  # no 1x1 kernel meets a dilation
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"channels": (4, 6), "encoder_depths": (1, 2), "decoder_depths": (1,), "icm_levels": (0, 1)},
@@ -216,7 +216,7 @@ def test_a_dilated_1x1_is_warned_of_once(options: dict[str, Any], named: str) ->
 @pytest.mark.parametrize(
     "options",
     [
-        PLUS,
+        DILATED,
         {"context_dilation": 1, "fusion_dilations": (1, 1)},
         {"context_dilation": 1, "fusion_kernel_size": 3},
         {"context": False, "fusion_dilations": ()},  # parts that are not there
@@ -237,7 +237,7 @@ def test_a_dilation_changes_nothing_at_kernel_1_and_something_at_kernel_3(change
         return small(**kwargs).eval()(image)
 
     assert torch.allclose(logits(), logits(**changed), rtol=0, atol=1e-6)
-    assert max_diff(logits(**PLUS), logits(**PLUS, **changed)) > 1e-4
+    assert max_diff(logits(**DILATED), logits(**DILATED, **changed)) > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -18,6 +19,7 @@ from src.comparison import compare
 from src.config import composed
 from src.files import read_csv, write_csv
 from src.report import Request, main, print_status, write_report
+from src.reporting.plots import _sweeps
 from src.reporting.texts import latex, markdown, p_text, run_rows, table_rows
 from src.results import read_results
 from src.study import StudyRun, directory_runs, study_question, study_states, write_plan
@@ -215,22 +217,38 @@ def test_variants_of_many_settings_leave_room_for_what_is_drawn(
     folder, runs = study
     many = ", ".join(f"model.setting_number_{i}=[1, 2, 3, {i}]" for i in range(8))
     runs = [replace(run, variant=f"{run.variant}, {many}") for run in runs]
-    cut, narrow = [], []
+    drawn, cut, narrow = set(), set(), set()
 
     def look(figure: Figure, path: Path, **_: Any) -> None:
         figure.draw_without_rendering()
-        legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
-        for legend in legends:
-            box = legend.get_window_extent()
-            if not (figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0):
-                cut.append(path.stem)
-        for axis in figure.axes:
-            if min(axis.get_window_extent().size) < figure.dpi:  # an inch
-                narrow.append(path.stem)
+        drawn.add(path.stem)
+        whole = figure.bbox.padded(1)  # px
+        for shown in [*figure.legends, *figure.axes]:  # an axis with its ticks, labels, title and legend
+            box = shown.get_tightbbox()
+            if not (whole.contains(box.x0, box.y0) and whole.contains(box.x1, box.y1)):
+                cut.add(path.stem)
+        if any(min(axis.get_window_extent().size) < figure.dpi for axis in figure.axes):  # an inch
+            narrow.add(path.stem)
+        plt.close(figure)
 
     monkeypatch.setattr("src.reporting.plots.save_figure", look)
     write_report(Request(folder, runs, tmp_path / "report", "mine", figures="svg"))
-    assert not cut and not narrow
+    assert drawn == {"pareto", "distributions", "curves", "strata", "parallel", "overlays"}
+    assert (cut, narrow) == (set(), set())
+
+
+def test_lines_of_a_sweep_with_many_settings_leave_room_for_it() -> None:
+    points = [{"value": value, "mean": 0.8, "std": 0.1, "seeds": [0.8], "params": 1} for value in (1, 2)]
+    names = [", ".join(f"model.setting_number_{i}=[1, 2, 3, {line}]" for i in range(8)) for line in range(2)]
+    lines = [{"name": name, "points": points} for name in names]
+    panels = {"sweeps": [{"key": "lr", "numeric": True, "lines": lines}], "part": "val", "metric": "dice"}
+    figure = _sweeps(panels)
+    assert figure is not None
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    legend, drawn = axis.get_legend().get_window_extent(), axis.get_window_extent()
+    assert not legend.overlaps(drawn) and legend.y0 >= 0 and min(drawn.size) > 1.5 * figure.dpi
+    plt.close(figure)
 
 
 # ---- any run directories

@@ -18,7 +18,9 @@ def as_found():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name", quick(MODELS, ("emisnet_intended", "emisnet_lite0", "egeunet", "unet")))
+@pytest.mark.parametrize(
+    "name", quick(MODELS, ("emisnet_intended", "emisnet_plus", "emisnet_lite0", "egeunet", "unet"))
+)
 def test_filled_with_nan_or_not_the_gradients_are_the_same(name: str) -> None:
     """Gradients of every weight, and what batch normalization keeps, to the bit: else something reads what it finds."""
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -20,7 +20,7 @@ FORMATS = ("png", "pdf", "svg")
 COLUMNS, ROWS = 7, 6  # of the sheet of masks
 DPI = 150
 WRAP = 32  # letters of a variant's name in a line; one of eight settings has 200
-LETTER, LINE = 0.055, 0.125  # inches, at 7 points
+LETTER, LINE = 0.055, 0.15  # inches, at 7 points
 
 
 def write_plots(panels: Mapping[str, Any], gallery: Gallery, folder: Path, note: str, kind: str = "png") -> list[Path]:
@@ -125,7 +125,7 @@ def _distributions(panels: Mapping[str, Any]) -> Figure:
     if others:
         paired = {name: np.subtract(values, reference).tolist() for name, values in others.items()}
         label = f"{panels['metric']} of each image, minus {panels['reference']}"
-        _boxes(axes[1], paired, textwrap.fill(label, 2 * WRAP))
+        _boxes(axes[1], paired, textwrap.fill(label, 48))
         axes[1].axvline(0, color="0.5", lw=0.8)
     return figure
 
@@ -160,8 +160,9 @@ def _sweeps(panels: Mapping[str, Any]) -> Figure | None:
         axis.set(xlabel=sweep["key"], ylabel=_label(panels))
         if not sweep["numeric"]:
             axis.set_xticks(list(places.values()), [text.replace(" ", "") for text in places], fontsize=6, rotation=20)
-        if any(line["name"] for line in sweep["lines"]):
-            axis.legend(fontsize=7)
+        if names := [_wrapped(line["name"]) for line in sweep["lines"] if line["name"]]:  # of this axis alone: below it
+            axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5)
+            figure.set_figheight(max(figure.get_figheight(), 3.6 + _extent(names)[1]))
         axis.grid(alpha=0.25)
     return figure
 
