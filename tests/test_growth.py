@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from src import evaluate, thresholds
-from src.data import cache, duplicates, hashed
+from src.data import digests, duplicates, hashed
 from src.data.datasets import Folder
 from src.data.duplicates import SIDE, near_duplicates
 from src.data.splits import _nearest_subset, holdout
@@ -102,8 +102,8 @@ def test_a_linked_file_has_the_name_of_what_it_links_to(tmp_path: Path) -> None:
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "other").symlink_to(root)
     files = [root / "linked", tmp_path / "other" / "deep" / "own", root / "deep" / "own"]
-    assert cache._names(root, files) == ["../elsewhere", "deep/own", "deep/own"]
-    assert cache._names(root, files) == [os.path.relpath(file.resolve(), root) for file in files]
+    assert digests._names(root, files) == ["../elsewhere", "deep/own", "deep/own"]
+    assert digests._names(root, files) == [os.path.relpath(file.resolve(), root) for file in files]
 
 
 def test_thumbnails_are_not_read_until_they_are_looked_at(tmp_path: Path) -> None:
