@@ -160,7 +160,7 @@ def _sweeps(panels: Mapping[str, Any]) -> Figure | None:
         axis.set(xlabel=sweep["key"], ylabel=_label(panels))
         if not sweep["numeric"]:
             axis.set_xticks(list(places.values()), [text.replace(" ", "") for text in places], fontsize=6, rotation=20)
-        if names := [_wrapped(line["name"]) for line in sweep["lines"] if line["name"]]:  # of this axis alone: below it
+        if names := axis.get_legend_handles_labels()[1]:  # of this axis alone: below it
             axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5)
             figure.set_figheight(max(figure.get_figheight(), 3.6 + _extent(names)[1]))
         axis.grid(alpha=0.25)
